@@ -1,0 +1,105 @@
+"""Statuses: the states of a task, and the one place that spells a status line.
+
+A line is JSON bytes without a newline. It is made once, stored and published as it is, and never decoded on its way to
+the client. `progress` and `result` are therefore JSON bytes too; `None` means that the member is absent, `b"null"` that
+it is null.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import orjson
+
+QUEUED: Final = "queued"  # waiting in its queue
+EXECUTING: Final = "executing"  # a worker has it
+SUCCESS: Final = "success"  # final: `result` is what the task returned
+ERROR: Final = "error"  # final: `result` is the message, or the object of parameter errors
+
+FINAL = frozenset({SUCCESS, ERROR})
+
+#: Which state may follow which. Enforced by the scripts in store/scripts, which refuse to replace a final status.
+FOLLOWS: dict[str, frozenset[str]] = {
+    QUEUED: frozenset({EXECUTING, SUCCESS, ERROR}),
+    EXECUTING: frozenset({EXECUTING, SUCCESS, ERROR}),
+    SUCCESS: frozenset(),
+    ERROR: frozenset(),
+}
+
+CANCELLED = b'"cancelled"'
+UNKNOWN_KEY = "unknown task key"
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """One status of one task; dates are ISO 8601 strings with microseconds and offset."""
+
+    status: str
+    key: str
+    queued: str
+    started: str | None = None
+    completed: str | None = None
+    progress: bytes | None = None
+    result: bytes | None = None
+
+    @property
+    def final(self) -> bool:
+        return self.status in FINAL
+
+    def line(self) -> bytes:
+        """The status as the JSON bytes that every follower gets."""
+        events = f'"queued":"{self.queued}"'
+        if self.started is not None:
+            events += f',"started":"{self.started}"'
+        if self.completed is not None:
+            events += f',"completed":"{self.completed}"'
+        line = f'{{"status":"{self.status}","key":"{self.key}","events":{{{events}}}'.encode()
+        if self.progress is not None:
+            line += b',"progress":' + self.progress
+        if self.result is not None:
+            line += b',"result":' + self.result
+        return line + b"}"
+
+    def executing(self, started: str) -> Status:
+        """The status of a task that a worker starts; what an earlier attempt reported is forgotten."""
+        return replace(self, status=EXECUTING, started=max(started, self.queued), progress=None, result=None)
+
+    def ended(self, status: str, result: bytes, completed: str) -> Status:
+        """The final status; progress stays, a partial result is replaced."""
+        return replace(self, status=status, result=result, completed=max(completed, self.started or self.queued))
+
+
+def parse_line(line: bytes) -> Status:
+    """Reads a stored line back, for the rare paths that end a task whose history they did not see."""
+    data = orjson.loads(line)
+    events = data["events"]
+
+    def raw(name: str) -> bytes | None:
+        return orjson.dumps(data[name]) if name in data else None
+
+    return Status(
+        data["status"],
+        data["key"],
+        events["queued"],
+        events.get("started"),
+        events.get("completed"),
+        raw("progress"),
+        raw("result"),
+    )
+
+
+def unknown_line(key: str) -> bytes:
+    """What stands in the place of a key that nobody knows, so that one stale key does not stall a page."""
+    return orjson.dumps({"status": ERROR, "key": key, "result": UNKNOWN_KEY})
+
+
+def error_result(message: str | dict[str, Any]) -> bytes:
+    """The `result` of an error status, as JSON bytes."""
+    return orjson.dumps(message)
+
+
+def timestamp(moment: datetime | None = None) -> str:
+    """ISO 8601 with microseconds and offset, UTC: `2013-04-03T15:47:27.707526+00:00`. These sort as text."""
+    return (moment or datetime.now(UTC)).isoformat(timespec="microseconds")
