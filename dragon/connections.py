@@ -1,0 +1,185 @@
+"""The way to Redis: the one place where timeouts and retries are decided.
+
+redis-py's `socket_timeout` stays off: on Python 3.11 it sends through asyncio.wait_for, which swallows a cancellation
+that meets a finished write. Its retries stay off too: a re-sent write must be somebody's decision. Instead every round
+trip as a whole has a time limit here, after which the connection is thrown away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import redis.asyncio
+from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import NoScriptError, RedisError, ResponseError
+
+from dragon.errors import Unavailable
+
+log = logging.getLogger("dragon.redis")
+
+Argument = str | bytes | int | float
+MOST_A_TRIP = 512  # commands that share one round trip at most, so that none waits long for the others' replies
+RETRY_AFTER = 2.0  # seconds, told to clients when Redis is away
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A Lua script and the digest that Redis knows it by."""
+
+    name: str
+    source: str
+
+    @property
+    def sha(self) -> str:
+        return hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
+
+
+def client(url: str, timeout: float) -> redis.asyncio.Redis:
+    """A redis-py client with the settings explained above; `timeout` bounds connecting, in seconds."""
+    keepalive = {} if url.startswith("unix") else {"socket_keepalive": True}
+    return redis.asyncio.Redis.from_url(
+        url,
+        socket_timeout=None,
+        socket_connect_timeout=timeout,
+        retry=Retry(NoBackoff(), 0),
+        protocol=2,
+        **keepalive,
+    )
+
+
+class Redis:
+    """Commands of many callers over one connection: what one turn of the event loop gathers travels as one pipeline."""
+
+    def __init__(self, url: str, timeout: float) -> None:
+        """`timeout`: seconds for one round trip."""
+        self._client = client(url, timeout)
+        self._timeout = timeout
+        self._waiting: list[tuple[tuple[Argument, ...], asyncio.Future[Any]]] = []
+        self._sender: asyncio.Task[None] | None = None
+        self._connection: AbstractConnection | None = None
+        self._shas: dict[str, str] = {}
+        self.round_trips = 0
+
+    async def command(self, *arguments: Argument) -> Any:
+        """Sends one command and returns its raw reply. Raises Unavailable, or redis-py's ResponseError."""
+        return await self._enqueue(arguments)
+
+    async def run(self, script: Script, arguments: Sequence[Argument]) -> Any:
+        """Runs a script (idempotent: it is sent again when Redis does not know it yet). Raises as `command`."""
+        sha = self._shas.get(script.name)
+        if sha is None:
+            sha = self._shas[script.name] = script.sha
+        try:
+            return await self._enqueue(("EVALSHA", sha, 0, *arguments))
+        except NoScriptError:
+            return await self._enqueue(("EVAL", script.source, 0, *arguments))
+
+    async def close(self) -> None:
+        if self._sender is not None:
+            await asyncio.wait([self._sender], timeout=self._timeout)
+            self._sender.cancel()
+            await asyncio.wait([self._sender])
+        await self._drop_connection()
+        await self._client.aclose()
+
+    def _enqueue(self, arguments: tuple[Argument, ...]) -> asyncio.Future[Any]:
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._waiting.append((arguments, future))
+        if self._sender is None:
+            self._sender = asyncio.create_task(self._send_all(), name="redis sender")
+        return future
+
+    async def _send_all(self) -> None:
+        """Sends until nothing waits. The task starts at the end of the loop's turn, when all have gathered."""
+        try:
+            while self._waiting:
+                trip, self._waiting = self._waiting[:MOST_A_TRIP], self._waiting[MOST_A_TRIP:]
+                trip = [(arguments, future) for arguments, future in trip if not future.done()]
+                if trip:
+                    await self._round_trip(trip)
+        finally:
+            self._sender = None
+
+    async def _round_trip(self, trip: list[tuple[tuple[Argument, ...], asyncio.Future[Any]]]) -> None:
+        try:
+            async with asyncio.timeout(self._timeout):
+                replies = await self._exchange([arguments for arguments, _ in trip])
+        except BaseException as error:
+            await self._drop_connection()
+            reason = "did not answer in time" if isinstance(error, TimeoutError) else "cannot be reached"
+            for _, future in trip:
+                if not future.done():
+                    future.set_exception(Unavailable(f"the task store {reason}, try again", retry_after=RETRY_AFTER))
+            if not isinstance(error, Exception):
+                raise  # cancelled
+            expected = isinstance(error, RedisError | OSError | TimeoutError)
+            log.warning("redis: %s (%s: %s)", reason, type(error).__name__, error, exc_info=not expected)
+            return
+        for (_, future), reply in zip(trip, replies, strict=True):
+            if future.done():
+                continue
+            if isinstance(reply, Exception):
+                future.set_exception(reply)
+            else:
+                future.set_result(reply)
+
+    async def _exchange(self, commands: Iterable[tuple[Argument, ...]]) -> list[Any]:
+        connection = await self._connected()
+        commands = list(commands)
+        await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+        self.round_trips += 1
+        replies: list[Any] = []
+        for _ in commands:
+            try:
+                replies.append(await connection.read_response(disable_decoding=True))
+            except ResponseError as error:
+                replies.append(error)
+        return replies
+
+    async def _connected(self) -> AbstractConnection:
+        if self._connection is None:
+            # The pool hands out a connection that is open and has nothing left to read.
+            self._connection = await self._client.connection_pool.get_connection()  # type: ignore[no-untyped-call]
+        return self._connection
+
+    async def _drop_connection(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.disconnect(nowait=True)
+            await self._client.connection_pool.release(connection)
+
+
+async def listen(url: str, channels: Sequence[str], timeout: float) -> AsyncIterator[bytes | None]:
+    """Yields the messages of the channels for ever; None each time that the subscription (again) begins.
+
+    Pub/sub forgets: after each None the caller has to read the truth again. One task owns the subscription.
+    """
+    pause = 0.05
+    while True:
+        subscriber = client(url, timeout)
+        pubsub = subscriber.pubsub()
+        try:
+            await pubsub.subscribe(*channels)
+            confirmed = 0
+            async for message in pubsub.listen():
+                if message["type"] == "message":
+                    yield message["data"]
+                elif message["type"] == "subscribe":
+                    confirmed += 1
+                    if confirmed % len(channels) == 0:
+                        pause = 0.05
+                        yield None
+        except (RedisError, OSError, TimeoutError) as error:
+            log.warning("redis: the subscription was cut (%s), again in %.2f s", type(error).__name__, pause)
+        finally:
+            await pubsub.aclose()  # type: ignore[no-untyped-call]
+            await subscriber.aclose()
+        await asyncio.sleep(pause)
+        pause = min(pause * 2, 2.0)

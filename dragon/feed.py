@@ -1,0 +1,177 @@
+"""The status feed: one subscription a server process, many followers.
+
+A follower holds the newest line of each key it follows and nothing more, so a reader that is stuck costs no memory.
+What Redis stores is the truth; messages are doorbells. After each (re)subscription and every RECONCILE seconds the feed
+reads what is newer than what it has.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Iterable, Mapping
+
+from dragon import connections
+from dragon.connections import Redis
+from dragon.errors import Unavailable
+from dragon.status import unknown_line
+from dragon.store import names, tasks
+from dragon.store.tasks import Line
+
+log = logging.getLogger("dragon.feed")
+
+RECONCILE = 10.0  # seconds between two looks at what messages may have missed
+CHUNK = 500  # keys read in one script
+
+
+class Follower:
+    """One client that follows tasks: the newest line of each key that it has not taken yet."""
+
+    __slots__ = ("_pending", "_waiter", "closed", "open", "seen")
+
+    def __init__(self, lines: Iterable[Line]) -> None:
+        self.seen = {line.key: line.seq for line in lines}
+        self.open = {line.key for line in lines if not line.final}
+        self.closed = False  # ended by `close`, before every key had
+        self._pending: dict[str, bytes] = {}
+        self._waiter: asyncio.Future[None] | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing more comes and every line was taken: every key has ended, or the follower was closed."""
+        return not self.open and not self._pending
+
+    def offer(self, line: Line) -> None:
+        """Takes in a line, unless it is not newer than what was seen."""
+        if line.key not in self.open or line.seq <= self.seen[line.key]:
+            return
+        self.seen[line.key] = line.seq
+        if line.final:
+            self.open.discard(line.key)
+        self._pending[line.key] = line.line
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def close(self) -> None:
+        """Ends the following: what was not taken yet can be, nothing more comes."""
+        self.closed = bool(self.open)
+        self.open.clear()
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def take(self, timeout: float) -> list[bytes]:
+        """Waits up to `timeout` seconds for lines and takes all there are; an empty list when there were none."""
+        if not self._pending and self.open:
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                async with asyncio.timeout(timeout):
+                    await self._waiter
+            except TimeoutError:
+                pass
+            finally:
+                self._waiter = None
+        lines = list(self._pending.values())
+        self._pending.clear()
+        return lines
+
+
+class Feed:
+    """Hands each published line to the followers of its key."""
+
+    def __init__(self, redis: Redis, url: str, timeout: float) -> None:
+        """`url` and `timeout` (seconds) are for the subscription's own connection."""
+        self.id = secrets.token_hex(8)
+        self._redis = redis
+        self._url = url
+        self._timeout = timeout
+        self._followers: dict[str, set[Follower]] = {}
+        self._closed = False
+
+    @property
+    def followed(self) -> int:
+        """How many keys are followed now."""
+        return len(self._followers)
+
+    def close(self) -> None:
+        """Ends every stream and wait, with what they have; their clients come back to another process."""
+        self._closed = True
+        for followers in list(self._followers.values()):
+            for follower in tuple(followers):
+                follower.close()
+
+    def add(self, follower: Follower) -> None:
+        if self._closed:
+            follower.close()
+        for key in follower.open:
+            self._followers.setdefault(key, set()).add(follower)
+
+    def remove(self, follower: Follower) -> None:
+        for key in follower.seen:
+            present = self._followers.get(key)
+            if present is not None:
+                present.discard(follower)
+                if not present:
+                    del self._followers[key]
+
+    async def run(self) -> None:
+        """Listens for ever."""
+        reconciling = asyncio.create_task(self._reconcile_always(), name="feed reconcile")
+        try:
+            async for message in connections.listen(self._url, [names.FEED + self.id], self._timeout):
+                if message is None:
+                    await self._read_again()
+                else:
+                    self.dispatch(message)
+        finally:
+            reconciling.cancel()
+            await asyncio.gather(reconciling, return_exceptions=True)
+
+    def dispatch(self, message: bytes) -> None:
+        """Hands out the lines of one message: `KEY`, `F` when final else `.`, seq, a space, the line."""
+        for entry in message.split(b"\n"):
+            if not entry:
+                continue
+            followers = self._followers.get(entry[:26].decode())
+            if followers is None:
+                continue
+            seq, _, line = entry[27:].partition(b" ")
+            self._give(Line(entry[:26].decode(), int(seq), entry[26:27] == b"F", line))
+
+    def _give(self, line: Line) -> None:
+        for follower in tuple(self._followers.get(line.key, ())):
+            follower.offer(line)
+        if line.final:
+            self._followers.pop(line.key, None)
+
+    async def refresh(self, keys: Iterable[str]) -> None:
+        """Registers this feed for the keys again and reads what is newer than what their followers have."""
+        wanted = [key for key in keys if key in self._followers]
+        for start in range(0, len(wanted), CHUNK):
+            seen = {key: self._oldest_seen(key) for key in wanted[start : start + CHUNK] if key in self._followers}
+            for line in await tasks.follow(self._redis, self.id, seen):
+                if line is not None:
+                    self._give(line if line.seq >= 0 else _forgotten(line.key))
+
+    def _oldest_seen(self, key: str) -> int:
+        return min(follower.seen[key] for follower in self._followers[key])
+
+    async def _read_again(self) -> None:
+        try:
+            await self.refresh(list(self._followers))
+        except Unavailable as error:
+            log.warning("feed: cannot read again: %s", error)
+
+    async def _reconcile_always(self) -> None:
+        while True:
+            await asyncio.sleep(RECONCILE)
+            await self._read_again()
+
+
+def first_look(keys: Iterable[str]) -> Mapping[str, int]:
+    """The seqs to follow with when nothing was seen yet."""
+    return dict.fromkeys(keys, 0)
+
+
+def _forgotten(key: str) -> Line:
+    return Line(key, 1 << 62, True, unknown_line(key))

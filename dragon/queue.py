@@ -1,0 +1,106 @@
+"""The only place that enqueues: from definitions to stored tasks in RQ's queues."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import orjson
+
+from dragon.connections import Redis
+from dragon.definition import Definition
+from dragon.errors import BadRequest, ParameterError, Unauthorized
+from dragon.keys import new_key
+from dragon.status import ERROR, QUEUED, Status, error_result, timestamp, unknown_line
+from dragon.store import tasks
+from dragon.store.names import digest
+from dragon.store.tasks import Line, NewTask, Usage
+from dragon.task import ParametersError, Registry
+
+_LIMIT_TEXTS = {
+    "tasks_queued": "account limit reached: {} tasks queued at once",
+    "tasks_per_minute": "account limit reached: {} tasks created per minute",
+    "bytes_stored": "account limit reached: {} bytes of output files stored",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One call to create tasks: whose, under which limits, and what makes a repetition the same call."""
+
+    account: str
+    usage: Usage
+    life: int  # seconds that an ended task is kept
+    feed: str = ""  # follows the tasks from their creation on
+    idempotency_key: str = ""
+
+
+def prepare(definition: Definition, registry: Registry, *, reuse_for: str = "") -> NewTask:
+    """Checks one definition; a wrong one becomes a task that has already ended in an error.
+
+    `reuse_for`: the account within which the same name and parameters are the same task, "" for none.
+    """
+    queued = Status(QUEUED, new_key(), timestamp())
+    task = registry.get(definition.task_name)
+    metas = orjson.dumps(definition.metas) if definition.metas is not None else b""
+    if task is None:
+        problem: str | dict[str, dict[str, list[str]]] = registry.unknown(definition.task_name)
+    elif definition.problems:
+        problem = {"parameters": definition.problems}
+    else:
+        try:
+            parameters = task.check(definition.parameters)
+        except ParametersError as error:
+            problem = {"parameters": error.problems}
+        else:
+            same = _same_task(reuse_for, definition) if reuse_for else ""
+            line = queued.line()
+            return NewTask(
+                queued.key, line, False, task.name, parameters, metas, task.queue, task.max_attempts, task.timeout, same
+            )
+    ended = queued.ended(ERROR, error_result(problem), timestamp())
+    return NewTask(
+        ended.key, ended.line(), True, definition.task_name, orjson.dumps(definition.parameters), metas, "", 0, 0, ""
+    )
+
+
+def _same_task(account: str, definition: Definition) -> str:
+    parameters = orjson.dumps(definition.parameters, option=orjson.OPT_SORT_KEYS)
+    return digest(account, definition.task_name, parameters)
+
+
+def prepare_all(definitions: Sequence[Definition], registry: Registry, *, reuse_for: str = "") -> list[NewTask]:
+    """As `prepare`, for each."""
+    return [prepare(definition, registry, reuse_for=reuse_for) for definition in definitions]
+
+
+async def create(redis: Redis, new: Sequence[NewTask], request: Request) -> list[Line]:
+    """Stores and queues all the tasks or, when a limit stands in the way, none (Unauthorized)."""
+    idempotency = digest(request.account, request.idempotency_key) if request.idempotency_key else ""
+    created = await tasks.create(
+        redis,
+        request.account,
+        new,
+        request.usage,
+        life=request.life,
+        feed=request.feed,
+        idempotency=idempotency,
+        request=_digest_of(new) if idempotency else "",
+    )
+    if created is None:
+        raise BadRequest(
+            ParameterError(
+                "Idempotency-Key",
+                "header",
+                "this key was used with other tasks before, use a new key for a new request",
+            )
+        )
+    if isinstance(created, tasks.LimitReached):
+        text = _LIMIT_TEXTS[created.limit].format(created.value)
+        raise Unauthorized(text, retry_after=created.retry_after or None)
+    # An Idempotency-Key may outlive the tasks that it stands for, where ended tasks are kept for less than a day.
+    return [line if line.line else Line(line.key, -1, True, unknown_line(line.key)) for line in created]
+
+
+def _digest_of(new: Sequence[NewTask]) -> str:
+    return digest(*(part for task in new for part in (task.name, task.parameters, task.metas)))

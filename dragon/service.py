@@ -1,0 +1,251 @@
+"""All that dragon can do, without HTTP: a dialect translates requests into these calls and answers out of them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+
+from dragon import queue
+from dragon.auth import Account
+from dragon.config import Config
+from dragon.connections import Redis
+from dragon.definition import Definition
+from dragon.errors import FilenameError, NotFound, Unauthorized
+from dragon.feed import Feed, Follower, first_look
+from dragon.files import Files
+from dragon.status import CANCELLED, ERROR, parse_line, timestamp, unknown_line
+from dragon.store import tasks, workers
+from dragon.store.tasks import Line, Usage
+from dragon.task import Registry, Task
+
+NO_OUTPUT = "this task has no output file"
+
+
+@dataclass(frozen=True, slots=True)
+class FileAnswer:
+    """What became of a wait for an output file: its URL, or the failed status line, or neither yet."""
+
+    key: str
+    url: str | None = None
+    failed: bytes | None = None
+    life: int = 0  # seconds that the file will live on
+    reused: bool = False
+
+
+class Service:
+    """The verbs. Holds no state of its own but the feed's followers."""
+
+    def __init__(self, config: Config, redis: Redis, feed: Feed, registry: Registry, files: Files) -> None:
+        self.config = config
+        self.redis = redis
+        self.feed = feed
+        self.registry = registry
+        self.files = files
+
+    async def create(
+        self, account: Account, definitions: Sequence[Definition], *, idempotency_key: str = ""
+    ) -> list[Line]:
+        """Creates tasks; a line for each, in their order. Unauthorized when a limit of the account is reached."""
+        self._check_call_limit(account, len(definitions))
+        new = queue.prepare_all(definitions, self.registry)
+        return await queue.create(self.redis, new, self._request(account, "", idempotency_key))
+
+    async def create_and_follow(
+        self,
+        account: Account,
+        definitions: Sequence[Definition],
+        *,
+        idempotency_key: str = "",
+        single_flight: bool = False,
+    ) -> tuple[list[Line], Follower]:
+        """As `create`, with a follower that misses nothing from then on; the caller has to `leave` it."""
+        self._check_call_limit(account, len(definitions))
+        reuse_for = account.id if single_flight else ""
+        new = queue.prepare_all(definitions, self.registry, reuse_for=reuse_for)
+        # Followed before they exist: the first message may be here before the script's reply has been read.
+        follower = Follower([Line(task.key, 1, task.final, task.line) for task in new])
+        self.feed.add(follower)
+        try:
+            request = self._request(account, self.feed.id, idempotency_key)
+            lines = await queue.create(self.redis, new, request)
+        except BaseException:
+            self.feed.remove(follower)
+            raise
+        if [line.key for line in lines] != [task.key for task in new]:
+            self.feed.remove(follower)
+            follower = await self._follow_lines(lines)
+        return lines, follower
+
+    async def read(self, keys: Sequence[str]) -> list[Line]:
+        """The present statuses in the order of the keys, doubles included; unknown keys have seq -1."""
+        found = await tasks.follow(self.redis, "", first_look(keys))
+        return _in_order(keys, found)
+
+    async def follow(self, keys: Sequence[str]) -> tuple[list[Line], Follower]:
+        """The present statuses, and a follower of all that comes; the caller has to `leave` it."""
+        found = await tasks.follow(self.redis, self.feed.id, first_look(keys))
+        lines = _in_order(keys, found)
+        return lines, await self._follow_lines(lines)
+
+    def leave(self, follower: Follower) -> None:
+        self.feed.remove(follower)
+
+    async def wait(self, lines: Sequence[Line], follower: Follower, timeout: float) -> list[bytes]:
+        """Waits until all are final, `timeout` seconds at most, and returns the statuses as they are then."""
+        newest = {line.key: line.line for line in lines}
+        ends = time.monotonic() + timeout
+        while not follower.finished:
+            left = ends - time.monotonic()
+            if left <= 0:
+                break
+            for line in await follower.take(left):
+                newest[key_of(line)] = line
+        return [newest[line.key] for line in lines]
+
+    async def details(self, lines: Sequence[bytes]) -> list[bytes]:
+        """The statuses with task_name, parameters, task_metas, attempt, worker and expires."""
+        return list(await asyncio.gather(*(self._with_details(line) for line in lines)))
+
+    async def cancel(self, account: Account, key: str) -> bytes:
+        """Ends a task of this account in an error "cancelled", whatever it is doing; a final one stays as it is."""
+        seq: int | None = None
+        line = b""
+        while True:
+            answer = await tasks.cancel(self.redis, key, account.id, seq, line, life=self.config.files.life)
+            if answer == "unknown":
+                raise NotFound("unknown task key")
+            if answer == "ended":
+                return line
+            assert isinstance(answer, Line)
+            if answer.final:
+                return answer.line
+            seq = answer.seq
+            line = parse_line(answer.line).ended(ERROR, CANCELLED, timestamp()).line()
+
+    def check_filename(self, task_name: str, filename: str | None) -> None:
+        """Raises FilenameError when the task can have no output file of that name; unknown tasks fail later."""
+        task = self.registry.get(task_name)
+        if task is not None:
+            choose_output(task, filename)
+
+    async def create_file(
+        self, account: Account, definition: Definition, filename: str | None, *, single_flight: bool
+    ) -> FileAnswer:
+        """Creates a task (or joins the same one) and waits for its output file."""
+        self.check_filename(definition.task_name, filename)
+        lines, follower = await self.create_and_follow(account, [definition], single_flight=single_flight)
+        return await self._await_file(lines, follower, filename, definition.task_name)
+
+    async def file(self, key: str, filename: str | None) -> FileAnswer:
+        """Waits for an existing task's output file. NotFound for an unknown key."""
+        facts = await tasks.details(self.redis, key)
+        if facts is None:
+            raise NotFound("unknown task key")
+        self.check_filename(facts["name"], filename)
+        lines, follower = await self.follow([key])
+        return await self._await_file(lines, follower, filename, facts["name"])
+
+    async def catalogue(self) -> list[dict[str, Any]]:
+        """Every task with its schema and how many workers serve it."""
+        living = (await workers.living(self.redis)).values()
+        entries = []
+        for task in self.registry.tasks.values():
+            serving = sum(task.name in names and task.queue in queues for queues, names in living)
+            entries.append(task.describe() | {"workers": serving})
+        return sorted(entries, key=lambda entry: str(entry["name"]))
+
+    async def unready(self) -> str | None:
+        """Why no task would run now, None when all is well. Raises Unavailable without Redis."""
+        if await workers.living(self.redis) or await workers.rq_worker_count(self.redis):
+            return None
+        return "no worker is registered: start one with run_worker.py"
+
+    def _request(self, account: Account, feed: str, idempotency_key: str) -> queue.Request:
+        limits = account.limits
+        usage = Usage(limits.tasks_queued, limits.tasks_per_minute, limits.bytes_stored)
+        return queue.Request(account.id, usage, self.config.files.life, feed, idempotency_key)
+
+    def _check_call_limit(self, account: Account, count: int) -> None:
+        most = account.limits.tasks_per_call
+        if most is not None and count > most:
+            raise Unauthorized(f"account limit reached: {most} tasks in one call")
+
+    async def _follow_lines(self, lines: Sequence[Line]) -> Follower:
+        follower = Follower(lines)
+        self.feed.add(follower)
+        try:
+            # A message between the script and `add` found no follower: look once more.
+            await self.feed.refresh(follower.open.copy())
+        except BaseException:
+            self.feed.remove(follower)
+            raise
+        return follower
+
+    async def _await_file(
+        self, lines: list[Line], follower: Follower, filename: str | None, task_name: str
+    ) -> FileAnswer:
+        reused = lines[0].final
+        try:
+            status = (await self.wait(lines, follower, self.config.server.file_wait))[0]
+        finally:
+            self.leave(follower)
+        data = orjson.loads(status)
+        if data["status"] == ERROR:
+            return FileAnswer(data["key"], failed=status)
+        if data["status"] != "success":
+            return FileAnswer(data["key"])
+        task = self.registry.get(task_name)
+        if task is None:
+            raise NotFound("this server does not know the task's name any more")
+        url = data["result"][choose_output(task, filename)]
+        completed = datetime.fromisoformat(data["events"]["completed"])
+        age = (datetime.now(UTC) - completed).total_seconds()
+        return FileAnswer(data["key"], url=url, life=max(0, int(self.config.files.life - age)), reused=reused)
+
+    async def _with_details(self, line: bytes) -> bytes:
+        facts = await tasks.details(self.redis, key_of(line))
+        if facts is None:
+            return line
+        expires = facts["expires"]
+        members = {
+            "task_name": facts["name"],
+            "parameters": orjson.Fragment(facts["parameters"]),
+            "task_metas": orjson.Fragment(facts["metas"]) if facts["metas"] else None,
+            "attempt": facts["attempt"],
+            "worker": facts["owner"] or None,
+            "expires": timestamp(datetime.fromtimestamp(expires, UTC)) if expires else None,
+        }
+        return line[:-1] + b"," + orjson.dumps(members)[1:]
+
+
+def choose_output(task: Task, filename: str | None) -> str:
+    """The declared output that a filename selects. A single one takes any name; raises FilenameError otherwise."""
+    if not task.outputs:
+        raise FilenameError(f"{NO_OUTPUT}: {task.name!r} returns its result as JSON, use create")
+    if len(task.outputs) == 1:
+        return task.outputs[0]
+    stem = (filename or "").rpartition(".")[0] or filename
+    if filename in task.outputs:
+        return str(filename)
+    if stem in task.outputs:
+        return str(stem)
+    choices = ", ".join(f"'{name}'" for name in task.outputs)
+    given = f"'{filename}' is not a valid filename" if filename else "the filename is missing"
+    raise FilenameError(f"{given}, choose one of: {choices}")
+
+
+def key_of(line: bytes) -> str:
+    """The key in a status line; dragon's own lines have it in one place, those for unknown keys too."""
+    start = line.index(b'"key":"') + 7
+    return line[start : start + 26].decode()
+
+
+def _in_order(keys: Sequence[str], found: Sequence[Line | None]) -> list[Line]:
+    lines = {line.key: line for line in found if line is not None}
+    return [lines[key] if lines[key].seq >= 0 else Line(key, -1, True, unknown_line(key)) for key in keys]

@@ -1,0 +1,80 @@
+-- Creates tasks, all of them or none: limits, Idempotency-Key, single flight, queues, feed.
+-- ARGV   1 account, 2 feed id or '', 3 idempotency digest or '', 4 digest of the request, 5 date for RQ,
+--        6 most queued, 7 most a minute, 8 most bytes stored ('' = unlimited), 9 life of an ended task in seconds,
+--        then 10 a task: key, line, final '1' or '', name, params, metas, queue, max attempts, timeout s, reuse digest or ''
+-- Returns {'ok', key, seq, final, line, ...} or {'limit', which, limit, seconds until it helps to try again, or 0}
+--         or {'conflict'}: the Idempotency-Key was used with another request.
+local account, feed, idempotency, request, rq_date = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local FIRST, STRIDE = 10, 10
+local answer = {'ok'}
+
+local function give(key)
+  add_feed(key, feed)
+  local task = redis.call('HMGET', TASK .. key, 'seq', 'final', 'line')
+  for _, value in ipairs({key, task[1] or '0', task[2] or '1', task[3] or ''}) do table.insert(answer, value) end
+end
+
+if idempotency ~= '' then
+  local known = redis.call('GET', IDEMPOTENCY .. idempotency)
+  if known then
+    if string.sub(known, 1, #request) ~= request then return {'conflict'} end
+    for key in string.gmatch(string.sub(known, #request + 1), '[^,]+') do give(key) end
+    return answer
+  end
+end
+
+local keys, queued, created = {}, 0, 0
+for i = FIRST, #ARGV, STRIDE do
+  local key, reuse = ARGV[i], ARGV[i + 9]
+  local present = reuse ~= '' and redis.call('GET', REUSE .. reuse)
+  if present and redis.call('EXISTS', TASK .. present) == 1 then key = present end
+  table.insert(keys, key)
+  if redis.call('EXISTS', TASK .. key) == 0 then
+    created = created + 1
+    if ARGV[i + 2] == '' then queued = queued + 1 end
+  end
+end
+
+local usage = redis.call('HMGET', ACCOUNT .. account, 'queued', 'bytes')
+local now = unix_time()
+local minute = ACCOUNT .. account .. ':minute:' .. math.floor(now / 60)
+if queued > 0 and ARGV[6] ~= '' and tonumber(usage[1] or 0) + queued > tonumber(ARGV[6]) then
+  return {'limit', 'tasks_queued', ARGV[6], 5}
+end
+if created > 0 and ARGV[7] ~= '' and tonumber(redis.call('GET', minute) or 0) + created > tonumber(ARGV[7]) then
+  return {'limit', 'tasks_per_minute', ARGV[7], 60 - math.floor(now % 60)}
+end
+if queued > 0 and ARGV[8] ~= '' and tonumber(usage[2] or 0) >= tonumber(ARGV[8]) then
+  return {'limit', 'bytes_stored', ARGV[8], 0}
+end
+
+for i = FIRST, #ARGV, STRIDE do
+  local key, final, queue, reuse = ARGV[i], ARGV[i + 2] == '1', ARGV[i + 6], ARGV[i + 9]
+  if keys[(i - FIRST) / STRIDE + 1] == key and redis.call('EXISTS', TASK .. key) == 0 then
+    redis.call('HSET', TASK .. key, 'line', ARGV[i + 1], 'seq', 1, 'final', final and '1' or '0', 'name', ARGV[i + 3],
+      'params', ARGV[i + 4], 'account', account, 'queue', queue, 'attempt', 0)
+    if ARGV[i + 5] ~= '' then redis.call('HSET', TASK .. key, 'metas', ARGV[i + 5]) end
+    if final then
+      redis.call('EXPIRE', TASK .. key, tonumber(ARGV[9]))
+    else
+      redis.call('HSET', TASK .. key, 'max', ARGV[i + 7], 'owner', '')
+      set_waiting(key, account, true)
+      if reuse ~= '' then
+        redis.call('HSET', TASK .. key, 'reuse', reuse)
+        redis.call('SET', REUSE .. reuse, key)
+      end
+      redis.call('HSET', RQ_JOB .. key, 'status', 'queued', 'origin', queue, 'description', ARGV[i + 3],
+        'data', '["dragon.worker.rq_job.run",null,["' .. key .. '"],{}]', 'timeout', ARGV[i + 8],
+        'created_at', rq_date, 'enqueued_at', rq_date, 'result_ttl', ARGV[9], 'failure_ttl', ARGV[9])
+      redis.call('SADD', RQ_QUEUES, RQ_QUEUE .. queue)
+      redis.call('RPUSH', RQ_QUEUE .. queue, key)
+    end
+  end
+end
+if created > 0 then
+  redis.call('INCRBY', minute, created)
+  redis.call('EXPIRE', minute, 120)
+end
+if idempotency ~= '' then redis.call('SET', IDEMPOTENCY .. idempotency, request .. table.concat(keys, ','), 'EX', 86400) end
+for _, key in ipairs(keys) do give(key) end
+return answer

@@ -1,0 +1,19 @@
+-- Removes ended tasks whose life is over and whose files are gone, and what RQ's registries still hold of such.
+-- ARGV   keys
+-- Returns how many were removed.
+local count = 0
+for _, key in ipairs(ARGV) do
+  local task = redis.call('HMGET', TASK .. key, 'account', 'bytes', 'queue', 'reuse')
+  if redis.call('ZREM', EXPIRIES, key) == 1 and task[1] then
+    redis.call('HINCRBY', ACCOUNT .. task[1], 'bytes', -tonumber(task[2] or 0))
+    if task[4] and redis.call('GET', REUSE .. task[4]) == key then redis.call('DEL', REUSE .. task[4]) end
+    redis.call('DEL', TASK .. key, RQ_JOB .. key)
+    count = count + 1
+  end
+end
+for _, queue_key in ipairs(redis.call('SMEMBERS', RQ_QUEUES)) do
+  local queue = string.sub(queue_key, #RQ_QUEUE + 1)
+  redis.call('ZREMRANGEBYSCORE', RQ_FINISHED .. queue, '-inf', unix_time())
+  redis.call('ZREMRANGEBYSCORE', RQ_FAILED .. queue, '-inf', unix_time())
+end
+return count

@@ -1,0 +1,29 @@
+-- Hands the tasks of dead workers back to their queues; takes over those that have no attempt left, to end them.
+-- ARGV   1 the caller, a living worker
+-- Returns {number handed back, then 4 a task taken over: key, attempt, line, dead worker}
+local caller = ARGV[1]
+local answer = {0}
+for _, dead in ipairs(redis.call('ZRANGEBYSCORE', WORKERS, '-inf', '(' .. unix_time(), 'LIMIT', 0, 10)) do
+  if dead ~= caller then
+    for _, key in ipairs(redis.call('SMEMBERS', WORKER .. dead .. ':tasks')) do
+      local task = redis.call('HMGET', TASK .. key, 'owner', 'attempt', 'max', 'final', 'line')
+      if task[1] == dead and task[4] ~= '1' then
+        if tonumber(task[2]) < tonumber(task[3]) then
+          requeue(key, false)
+          answer[1] = answer[1] + 1
+        else
+          redis.call('HSET', TASK .. key, 'owner', caller)
+          redis.call('SADD', WORKER .. caller .. ':tasks', key)
+          for _, value in ipairs({key, task[2], task[5], dead}) do table.insert(answer, value) end
+        end
+      end
+    end
+    for queue in string.gmatch(redis.call('HGET', WORKER .. dead, 'queues') or '', '[^,]+') do
+      redis.call('SREM', RQ_WORKERS .. ':' .. queue, RQ_WORKER .. dead)
+    end
+    redis.call('SREM', RQ_WORKERS, RQ_WORKER .. dead)
+    redis.call('DEL', WORKER .. dead .. ':tasks', WORKER .. dead, RQ_WORKER .. dead)
+    redis.call('ZREM', WORKERS, dead)
+  end
+end
+return answer

@@ -1,0 +1,13 @@
+-- A worker's sign of life: renews its lease and says which tasks are its own.
+-- ARGV   1 worker, 2 lease in seconds, 3 date for RQ, 4 RQ's word for its state (busy, idle)
+-- Returns {'1', keys ...}; {'0'} when the lease was over and its tasks have been given to others.
+local worker = ARGV[1]
+if not redis.call('ZSCORE', WORKERS, worker) then return {'0'} end
+redis.call('ZADD', WORKERS, unix_time() + tonumber(ARGV[2]), worker)
+if redis.call('EXISTS', RQ_WORKER .. worker) == 1 then
+  redis.call('HSET', RQ_WORKER .. worker, 'last_heartbeat', ARGV[3], 'state', ARGV[4])
+  redis.call('EXPIRE', RQ_WORKER .. worker, 480)
+end
+local answer = redis.call('SMEMBERS', WORKER .. worker .. ':tasks')
+table.insert(answer, 1, '1')
+return answer

@@ -1,0 +1,260 @@
+"""What is kept of tasks: functions that call one script each and give its answer a shape."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from dragon.connections import Argument, Redis
+from dragon.store import names
+from dragon.store.scripts import script
+
+
+@dataclass(frozen=True, slots=True)
+class NewTask:
+    """What `create` stores of one task; `line` is its first status."""
+
+    key: str
+    line: bytes
+    final: bool
+    name: str
+    parameters: bytes  # JSON
+    metas: bytes  # JSON, b"" for none
+    queue: str
+    max_attempts: int
+    timeout: float  # seconds
+    reuse: str  # digest for single flight, "" for none
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A stored status line with its place in the task's history."""
+
+    key: str
+    seq: int
+    final: bool
+    line: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class LimitReached:
+    """An account limit stands in the way: which, its value, seconds until it helps to try again (0: it does not)."""
+
+    limit: str
+    value: int
+    retry_after: int
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """The limits that `create` keeps for an account; None is unlimited."""
+
+    tasks_queued: int | None = None
+    tasks_per_minute: int | None = None
+    bytes_stored: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reserved:
+    """A task that a worker has taken."""
+
+    key: str
+    attempt: int
+    name: str
+    parameters: bytes
+    line: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """The answer to a worker that asked for tasks."""
+
+    tasks: list[Reserved]
+    dropped: list[str]  # keys that were no tasks of dragon's, or over
+    suspended: bool
+    left: bool  # something waits that has no free place now
+    gone: bool  # the worker's lease is over
+
+
+WriteKind = Literal["executing", "success", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """One status to write; `bytes` is the size of the output files, -1 without any."""
+
+    key: str
+    attempt: int
+    kind: WriteKind
+    line: bytes
+    bytes: int = -1
+    traceback: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Orphan:
+    """A dead worker's task without an attempt left, now the caller's to end."""
+
+    key: str
+    attempt: int
+    line: bytes
+    worker: str
+
+
+def rq_date() -> str:
+    """Now, as RQ spells dates in its hashes."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+async def create(
+    redis: Redis,
+    account: str,
+    tasks: Sequence[NewTask],
+    usage: Usage,
+    *,
+    life: int,
+    feed: str = "",
+    idempotency: str = "",
+    request: str = "",
+) -> list[Line] | LimitReached | None:
+    """Creates all tasks or none; None: the Idempotency-Key was used with another request."""
+    limits = (
+        "" if value is None else value for value in (usage.tasks_queued, usage.tasks_per_minute, usage.bytes_stored)
+    )
+    arguments: list[Argument] = [account, feed, idempotency, request, rq_date(), *limits, life]
+    for task in tasks:
+        arguments += (task.key, task.line, "1" if task.final else "", task.name, task.parameters, task.metas)
+        arguments += (task.queue, task.max_attempts, max(1, round(task.timeout)), task.reuse)
+    answer = await redis.run(script("create"), arguments)
+    if answer[0] == b"conflict":
+        return None
+    if answer[0] == b"limit":
+        return LimitReached(answer[1].decode(), int(answer[2]), int(answer[3]))
+    return [
+        Line(answer[i].decode(), int(answer[i + 1]), answer[i + 2] == b"1", answer[i + 3])
+        for i in range(1, len(answer), 4)
+    ]
+
+
+async def follow(redis: Redis, feed: str, seen: Mapping[str, int]) -> list[Line | None]:
+    """Registers `feed` (unless "") for the keys and reads what is newer than `seen`; seq -1: nobody knows the key."""
+    arguments: list[Argument] = [feed]
+    for key, seq in seen.items():
+        arguments += (key, seq)
+    answer = await redis.run(script("follow"), arguments)
+    lines: list[Line | None] = []
+    for i, key in enumerate(seen):
+        seq, final, line = answer[3 * i : 3 * i + 3]
+        lines.append(Line(key, int(seq), final == b"1", line) if seq else None)
+    return lines
+
+
+async def details(redis: Redis, key: str) -> dict[str, Any] | None:
+    """What `details=true` adds to a status: name, parameters and metas as JSON bytes, attempt, owner, life left."""
+    hash_name = names.TASK + key
+    fields = await redis.command("HMGET", hash_name, "name", "params", "metas", "attempt", "owner", "account")
+    if fields[0] is None:
+        return None
+    left = int(await redis.command("PTTL", hash_name))
+    score = await redis.command("ZSCORE", names.EXPIRIES, key)
+    expires = float(score) if score is not None else None
+    if left > 0:
+        expires = datetime.now(UTC).timestamp() + left / 1000
+    return {
+        "name": fields[0].decode(),
+        "parameters": fields[1],
+        "metas": fields[2],
+        "attempt": int(fields[3]),
+        "owner": (fields[4] or b"").decode(),
+        "account": fields[5].decode(),
+        "expires": expires,
+    }
+
+
+async def cancel(
+    redis: Redis, key: str, account: str, seq: int | None = None, line: bytes = b"", *, life: int = 0
+) -> Line | Literal["unknown", "ended"]:
+    """Ends a task in `line`, if `seq` is still its newest; else (or with None) returns what is."""
+    arguments = (key, account, "" if seq is None else seq, line, life, rq_date())
+    answer = await redis.run(script("cancel"), arguments)
+    if answer[0] == b"now":
+        return Line(key, int(answer[1]), answer[2] == b"1", answer[3])
+    return "ended" if answer[0] == b"ended" else "unknown"
+
+
+async def reserve(
+    redis: Redis,
+    worker: str,
+    queues: Sequence[str],
+    *,
+    sync_places: int,
+    async_places: int,
+    ahead: float,
+    known: Sequence[tuple[str, bool, float | None]],
+) -> Reservation:
+    """Takes tasks for a worker; `ahead` in seconds; `known`: task name, whether async, measured seconds."""
+    arguments: list[Argument] = [worker, rq_date(), sync_places, async_places, ahead * 1000, len(queues), *queues]
+    for name, is_async, duration in known:
+        arguments += (name, "a" if is_async else "s", "" if duration is None else duration * 1000)
+    answer = await redis.run(script("reserve"), arguments)
+    tasks, dropped = [], []
+    for i in range(2, len(answer), 5):
+        key, attempt, name, parameters, line = answer[i : i + 5]
+        if int(attempt):
+            tasks.append(Reserved(key.decode(), int(attempt), name.decode(), parameters, line))
+        else:
+            dropped.append(key.decode(errors="replace"))
+    return Reservation(tasks, dropped, answer[0] == b"1", answer[1] == b"1", answer[0] == b"gone")
+
+
+async def update(redis: Redis, owner: str, writes: Sequence[Write], *, life: int, with_rq: bool = True) -> list[bool]:
+    """Writes statuses in one trip; False where the task is another's by now, or over."""
+    arguments: list[Argument] = [owner, life, rq_date(), "1" if with_rq else ""]
+    for write in writes:
+        arguments += (write.key, write.attempt, write.kind, write.line, write.bytes, write.traceback)
+    return [bool(written) for written in await redis.run(script("update"), arguments)]
+
+
+async def give_back(redis: Redis, worker: str, tasks: Sequence[tuple[str, int]]) -> int:
+    """Returns (key, attempt) pairs to the front of their queues; the attempts do not count."""
+    arguments: list[Argument] = [worker]
+    for task in tasks:
+        arguments += task
+    return int(await redis.run(script("give_back"), arguments))
+
+
+async def retry(redis: Redis, worker: str, key: str, attempt: int) -> Literal["queued", "exhausted", "refused"]:
+    """Returns a task whose executor crashed to its queue, if it has an attempt left."""
+    answer = int(await redis.run(script("retry"), (worker, key, attempt)))
+    return "queued" if answer == 1 else "exhausted" if answer == 0 else "refused"
+
+
+async def take_over_lost(redis: Redis, caller: str) -> tuple[int, list[Orphan]]:
+    """Hands dead workers' tasks on: how many went back to their queues, and those that `caller` must end."""
+    answer = await redis.run(script("lost"), (caller,))
+    orphans = []
+    for i in range(1, len(answer), 4):
+        key, attempt, line, worker = answer[i : i + 4]
+        orphans.append(Orphan(key.decode(), int(attempt), line, worker.decode()))
+    return int(answer[0]), orphans
+
+
+async def claim(redis: Redis, key: str, owner: str, lease: float) -> Reserved | None:
+    """Takes one task for an RQ job of RQ's own worker; None when it is unknown, over or somebody's."""
+    answer = await redis.run(script("claim"), (key, owner, lease))
+    if not answer:
+        return None
+    return Reserved(key, int(answer[0]), answer[1].decode(), answer[2], answer[3])
+
+
+async def expired(redis: Redis, moment: float, count: int) -> list[str]:
+    """Keys of ended tasks with output files whose life is over at `moment` (unix time)."""
+    found = await redis.command("ZRANGEBYSCORE", names.EXPIRIES, "-inf", moment, "LIMIT", 0, count)
+    return [key.decode() for key in found]
+
+
+async def forget(redis: Redis, keys: Sequence[str]) -> int:
+    """Removes tasks whose files are gone."""
+    return int(await redis.run(script("forget"), keys))

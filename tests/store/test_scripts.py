@@ -1,0 +1,241 @@
+"""The scripts: fences, counters, idempotence; each called as the code calls it, on a real Redis."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from dragon.connections import Redis
+from dragon.keys import new_key
+from dragon.status import ERROR, SUCCESS, Status, parse_line, timestamp
+from dragon.store import names, tasks, workers
+from dragon.store.tasks import Line, LimitReached, NewTask, Reserved, Usage, Write
+from dragon.store.workers import WorkerFacts
+
+UNLIMITED = Usage()
+LIFE = 100
+
+
+@pytest.fixture
+async def redis(redis_url: str) -> AsyncIterator[Redis]:
+    connection = Redis(redis_url, 5)
+    yield connection
+    await connection.close()
+
+
+def new_task(name: str = "hello", queue: str = "default", reuse: str = "", max_attempts: int = 3) -> NewTask:
+    status = Status("queued", new_key(), timestamp())
+    return NewTask(status.key, status.line(), False, name, b"{}", b"", queue, max_attempts, 60, reuse)
+
+
+async def create(redis: Redis, *new: NewTask, account: str = "a", usage: Usage = UNLIMITED, **more: str) -> list[Line]:
+    created = await tasks.create(redis, account, new, usage, life=LIFE, **more)  # type: ignore[arg-type]
+    assert isinstance(created, list), created
+    return created
+
+
+async def register(redis: Redis, worker: str, lease: float = 60) -> None:
+    await workers.register(redis, WorkerFacts(worker, ("default",), ("hello",), 1, "host", "3", "3.11"), lease)
+
+
+async def reserve(redis: Redis, worker: str, places: int = 10) -> list[Reserved]:
+    reservation = await tasks.reserve(
+        redis, worker, ("default",), sync_places=places, async_places=0, ahead=0, known=[("hello", False, None)]
+    )
+    return reservation.tasks
+
+
+def final(reserved: Reserved, result: bytes = b"1") -> Write:
+    line = parse_line(reserved.line).ended(SUCCESS, result, timestamp()).line()
+    return Write(reserved.key, reserved.attempt, "success", line)
+
+
+async def usage_of(redis: Redis, account: str = "a") -> tuple[int, int]:
+    queued, size = await redis.command("HMGET", names.ACCOUNT + account, "queued", "bytes")
+    return int(queued or 0), int(size or 0)
+
+
+async def test_a_creation_that_is_sent_twice_creates_and_counts_once(redis: Redis) -> None:
+    new = [new_task(), new_task()]
+    assert await create(redis, *new) == await create(redis, *new)
+    assert await redis.command("LLEN", names.RQ_QUEUE + "default") == 2
+    assert await usage_of(redis) == (2, 0)
+
+
+async def test_a_limit_refuses_all_tasks_of_a_call_or_none(redis: Redis) -> None:
+    usage = Usage(tasks_queued=3)
+    await create(redis, new_task(), new_task(), usage=usage)
+    answer = await tasks.create(redis, "a", [new_task(), new_task()], usage, life=LIFE)
+    assert isinstance(answer, LimitReached)
+    assert (answer.limit, answer.value) == ("tasks_queued", 3)
+    assert await redis.command("LLEN", names.RQ_QUEUE + "default") == 2
+    await create(redis, new_task(), usage=usage)
+
+
+async def test_a_status_of_another_attempt_or_owner_is_refused(redis: Redis) -> None:
+    await create(redis, new_task())
+    await register(redis, "w")
+    (reserved,) = await reserve(redis, "w")
+    write = final(reserved)
+    stale = Write(write.key, write.attempt + 1, "success", write.line)
+    assert await tasks.update(redis, "other", [write], life=LIFE) == [False]
+    assert await tasks.update(redis, "w", [stale], life=LIFE) == [False]
+    assert await tasks.update(redis, "w", [write], life=LIFE) == [True]
+
+
+async def test_a_final_status_never_changes_and_its_repetition_is_accepted(redis: Redis) -> None:
+    await create(redis, new_task())
+    await register(redis, "w")
+    (reserved,) = await reserve(redis, "w")
+    write = final(reserved)
+    assert await tasks.update(redis, "w", [write, write, final(reserved, b"2")], life=LIFE) == [True, True, False]
+    (line,) = await tasks.follow(redis, "", {reserved.key: 0})
+    assert line == Line(reserved.key, 2, True, write.line)
+    assert await redis.command("ZCARD", names.RQ_FINISHED + "default") == 1
+    assert await redis.command("HGET", names.RQ_WORKER + "w", "successful_job_count") == b"1"
+
+
+async def test_what_is_given_back_keeps_its_order_and_its_attempts(redis: Redis) -> None:
+    new = [new_task() for _ in range(4)]
+    await create(redis, *new)
+    await register(redis, "w")
+    taken = await reserve(redis, "w", 3)
+    assert await usage_of(redis) == (1, 0)
+    pairs = [(reserved.key, reserved.attempt) for reserved in taken]
+    assert await tasks.give_back(redis, "w", pairs) == 3
+    assert await tasks.give_back(redis, "w", pairs) == 0, "the reply was lost and it is sent again"
+    assert await usage_of(redis) == (4, 0)
+    again = await reserve(redis, "w")
+    assert [(reserved.key, reserved.attempt) for reserved in again] == [(task.key, 1) for task in new]
+
+
+async def test_a_dead_workers_tasks_go_back_once_and_the_exhausted_are_handed_over(redis: Redis) -> None:
+    await create(redis, new_task(), new_task(max_attempts=1))
+    await register(redis, "dead", lease=-1)
+    await redis.command("ZADD", names.WORKERS, "inf", "dead")
+    first, last = await reserve(redis, "dead")
+    await redis.command("ZADD", names.WORKERS, 1, "dead")
+    await register(redis, "w")
+    count, orphans = await tasks.take_over_lost(redis, "w")
+    assert count == 1
+    assert [(orphan.key, orphan.attempt, orphan.worker) for orphan in orphans] == [(last.key, 1, "dead")]
+    assert await tasks.take_over_lost(redis, "w") == (0, [])
+    assert await tasks.update(redis, "dead", [final(first), final(last)], life=LIFE) == [False, False]
+    (again,) = await reserve(redis, "w")
+    assert (again.key, again.attempt) == (first.key, 2)
+    ended = parse_line(last.line).ended(ERROR, b'"lost"', timestamp())
+    assert await tasks.update(redis, "w", [Write(last.key, 1, "error", ended.line())], life=LIFE) == [True]
+    assert await redis.command("SMEMBERS", names.RQ_WORKERS) == [b"rq:worker:w"]
+
+
+async def test_a_worker_whose_lease_is_over_gets_nothing_until_it_registers_again(redis: Redis) -> None:
+    await create(redis, new_task())
+    reservation = await tasks.reserve(
+        redis, "ghost", ("default",), sync_places=1, async_places=0, ahead=0, known=[("hello", False, None)]
+    )
+    assert reservation.gone
+    assert reservation.tasks == []
+    assert await workers.renew(redis, "ghost", 5, "idle") is None
+
+
+async def test_a_cancelled_task_leaves_its_queue_and_the_limits(redis: Redis) -> None:
+    new = new_task(reuse="same")
+    await create(redis, new)
+    answer = await tasks.cancel(redis, new.key, "a")
+    assert isinstance(answer, Line)
+    ended = parse_line(answer.line).ended(ERROR, b'"cancelled"', timestamp()).line()
+    assert await tasks.cancel(redis, new.key, "other", answer.seq, ended, life=LIFE) == "unknown"
+    assert await tasks.cancel(redis, new.key, "a", answer.seq + 1, ended, life=LIFE) == answer
+    assert await tasks.cancel(redis, new.key, "a", answer.seq, ended, life=LIFE) == "ended"
+    assert await tasks.cancel(redis, new.key, "a") == Line(new.key, 2, True, ended)
+    assert await redis.command("LLEN", names.RQ_QUEUE + "default") == 0
+    assert await usage_of(redis) == (0, 0)
+    assert await redis.command("EXISTS", names.REUSE + "same") == 0
+
+
+async def test_a_reserved_task_that_was_cancelled_refuses_its_worker(redis: Redis) -> None:
+    new = new_task()
+    await create(redis, new)
+    await register(redis, "w")
+    (reserved,) = await reserve(redis, "w")
+    ended = parse_line(reserved.line).ended(ERROR, b'"cancelled"', timestamp()).line()
+    assert await tasks.cancel(redis, new.key, "a", 1, ended, life=LIFE) == "ended"
+    assert await tasks.update(redis, "w", [final(reserved)], life=LIFE) == [False]
+    assert await workers.renew(redis, "w", 5, "busy") == set()
+    assert await redis.command("ZCARD", names.RQ_WIP + "default") == 0
+
+
+async def test_single_flight_joins_what_runs_and_what_is_done_but_not_what_failed(redis: Redis) -> None:
+    first = new_task(reuse="same")
+    await create(redis, first)
+    (joined,) = await create(redis, new_task(reuse="same"))
+    assert joined.key == first.key
+    await register(redis, "w")
+    (reserved,) = await reserve(redis, "w")
+    await tasks.update(redis, "w", [final(reserved)], life=LIFE)
+    (done,) = await create(redis, new_task(reuse="same"))
+    assert (done.key, done.final) == (first.key, True)
+    failing = new_task(reuse="other")
+    await create(redis, failing)
+    (reserved,) = await reserve(redis, "w")
+    line = parse_line(reserved.line).ended(ERROR, b'"no"', timestamp()).line()
+    await tasks.update(redis, "w", [Write(reserved.key, 1, "error", line)], life=LIFE)
+    (again,) = await create(redis, new_task(reuse="other"))
+    assert again.key != failing.key
+
+
+async def test_files_are_counted_and_forgotten_with_their_task(redis: Redis) -> None:
+    new = new_task(reuse="same")
+    await create(redis, new)
+    await register(redis, "w")
+    (reserved,) = await reserve(redis, "w")
+    write = final(reserved)
+    with_files = Write(write.key, 1, "success", write.line, bytes=500)
+    assert await tasks.update(redis, "w", [with_files], life=LIFE) == [True]
+    assert await usage_of(redis) == (0, 500)
+    assert await tasks.expired(redis, 0, 10) == []
+    seconds = int((await redis.command("TIME"))[0])
+    assert await tasks.expired(redis, seconds + LIFE + 1, 10) == [new.key]
+    assert await tasks.forget(redis, [new.key]) == 1
+    assert await tasks.forget(redis, [new.key]) == 0
+    assert await usage_of(redis) == (0, 0)
+    (line,) = await tasks.follow(redis, "", {new.key: 0})
+    assert line is not None
+    assert line.seq == -1
+    assert await redis.command("EXISTS", names.REUSE + "same", names.RQ_JOB + new.key) == 0
+
+
+async def test_an_async_task_is_taken_past_a_def_task_that_has_no_place(redis: Redis) -> None:
+    await create(redis, new_task("slow"), new_task("slow"), new_task("light"))
+    await register(redis, "w")
+    reservation = await tasks.reserve(
+        redis,
+        "w",
+        ("default",),
+        sync_places=1,
+        async_places=5,
+        ahead=0,
+        known=[("slow", False, None), ("light", True, None)],
+    )
+    assert [reserved.name for reserved in reservation.tasks] == ["slow", "light"]
+    assert reservation.left
+
+
+async def test_what_is_taken_ahead_is_bounded_by_measured_durations(redis: Redis) -> None:
+    await create(redis, *[new_task("fast") for _ in range(20)], *[new_task("unknown") for _ in range(5)])
+    await register(redis, "w")
+    known = [("fast", False, 0.01), ("unknown", False, None)]
+    reservation = await tasks.reserve(
+        redis, "w", ("default",), sync_places=1, async_places=0, ahead=0.05, known=known
+    )
+    assert len(reservation.tasks) == 6, "one for the free place, and five of 10 ms in 50 ms"
+
+
+async def test_queues_are_served_in_the_order_of_their_urgency(redis: Redis) -> None:
+    await create(redis, new_task("a", "low"), new_task("b", "default"), new_task("c", "high"))
+    await register(redis, "w")
+    reservation = await tasks.reserve(
+        redis, "w", ("high", "default", "low"), sync_places=2, async_places=0, ahead=0, known=[]
+    )
+    assert [reserved.name for reserved in reservation.tasks] == ["c", "b"]
