@@ -1,0 +1,47 @@
+# What one does here; `make` lists it. Everything lives in .venv, made when it is needed.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+# pytest-xdist: two processes, each with a Redis of its own; a file's tests stay together.
+TESTS  ?= -n 2 --dist loadfile
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test check format browser clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# Two stamps: what `make run` needs is installed in seconds, the tools of the tests only when they are wanted.
+# Both are made again when pyproject.toml changes.
+$(VENV)/.installed: pyproject.toml
+	@.ci/venv $(VENV) $(PYTHON) .
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	@.ci/venv $(VENV) $(PYTHON) '.[test]'
+	@touch $@
+
+setup: $(VENV)/.installed ## make .venv with what dragon needs to run
+
+run: setup ## Redis, server and worker on this machine (HOST, PORT, DRAGON_DATA); Ctrl-C ends all
+	@$(BIN)/dragon up
+
+test: check browser ## format, lint, types and all tests
+	$(BIN)/python -m pytest $(TESTS)
+
+check: $(VENV)/.installed-test ## format, lint and types only
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(VENV)/.installed-test ## write the code as `make check` wants it
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+browser: ## install Chromium for the browser tests, if it is missing and that is possible
+	@.ci/browser
+
+clean: ## remove .venv and all caches; the data in var/ stays
+	rm -rf $(VENV) dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
