@@ -1,0 +1,542 @@
+"""The engine of a worker: reserves tasks, hands them to executors, and turns what comes back into statuses.
+
+It never runs user code. Every task has one outcome here: `_end` (a final status), `_give_back`, or `_drop` (somebody
+else decided). Whatever an executor says about a task after its outcome is ignored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import shutil
+import socket
+import time
+from collections import deque
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, Literal
+
+import orjson
+from redis.exceptions import ResponseError
+
+from dragon.config import Config
+from dragon.connections import Redis
+from dragon.errors import TaskError, Unavailable
+from dragon.fetch import Fetcher
+from dragon.files import Files
+from dragon.status import CANCELLED, ERROR, EXECUTING, SUCCESS, Status, error_result, parse_line, timestamp
+from dragon.store import tasks
+from dragon.store.tasks import Reserved, Write
+from dragon.task import OutputFile
+from dragon.worker.messages import Frame, Kind
+from dragon.worker.pool import Executor, Pool, TaskFacts
+from dragon.worker.writer import Writer
+
+log = logging.getLogger("dragon.worker")
+
+FAST = 0.005  # seconds: tasks known to be this short are sent to an executor several at a time
+FAST_SENT = 64  # at most
+CANCEL_GRACE = 2.0  # seconds that an `async def` task has to end after its cancellation
+UNKNOWN_DURATION = 1.0  # seconds that a task is taken to last before its name has been measured
+SMOOTHING = 0.2  # weight of the newest duration in a task name's average
+FinalKind = Literal["success", "error"]
+MISSED_LOOKS = 2  # signs of life in a row that do not list a task, until it counts as taken away
+
+
+class Running:
+    """One reserved task on its way through this worker."""
+
+    __slots__ = (
+        "estimate",
+        "executor",
+        "facts",
+        "fetches",
+        "missed",
+        "number",
+        "over",
+        "reserved",
+        "scratch",
+        "started",
+        "status",
+        "timer",
+    )
+
+    def __init__(self, number: int, reserved: Reserved, facts: TaskFacts, scratch: Path, estimate: float) -> None:
+        self.number = number
+        self.reserved = reserved
+        self.facts = facts
+        self.scratch = scratch
+        self.estimate = estimate  # seconds that it is expected to run
+        self.status: Status = parse_line(reserved.line)
+        self.executor: Executor | None = None
+        self.started = 0.0  # monotonic seconds; 0: not yet
+        self.timer: asyncio.TimerHandle | None = None
+        self.fetches: set[asyncio.Task[None]] = set()
+        self.missed = 0
+        self.over = False  # its outcome is decided
+
+
+class Engine:
+    """One worker's tasks and executors. `run` reserves until `stop`."""
+
+    def __init__(self, config: Config, redis: Redis, files: Files, fetcher: Fetcher, executors: int) -> None:
+        self.id = new_worker_id()
+        self.config = config
+        self.redis = redis
+        self.writer = Writer(redis, self.id, config.files.life)
+        self.pool = Pool(config, self._on_frame, self._on_executor_lost)
+        self.catalogue: dict[str, TaskFacts] = {}
+        self.running: dict[int, Running] = {}
+        self.stopping = False
+        self.places_freed = asyncio.Event()
+        self._files = files
+        self._fetcher = fetcher
+        self._executor_count = executors
+        self._executors: list[Executor] = []
+        self._backlogs: dict[bool, deque[Running]] = {False: deque(), True: deque()}  # taken ahead; by facts.is_async
+        self._ahead_used = 0.0  # seconds of work in the backlog of `def` tasks
+        self._durations: dict[str, float] = {}  # seconds by task name
+        self._last_number = 0
+        self._background: set[asyncio.Task[Any]] = set()
+
+    async def start(self) -> None:
+        """Starts the fork server and the executors. Raises ConfigError when the tasks cannot be imported."""
+        self.catalogue = await self.pool.start()
+        if any(not facts.is_async for facts in self.catalogue.values()):
+            for _ in range(self._executor_count):
+                self._executors.append(await self.pool.fork(is_async=False))
+        if self.config.worker.concurrency and any(facts.is_async for facts in self.catalogue.values()):
+            self._executors.append(await self.pool.fork(is_async=True))
+
+    @property
+    def is_busy(self) -> bool:
+        return bool(self.running)
+
+    # Reserving
+
+    async def reserve(self) -> tasks.Reservation:
+        """Takes what there is place for and hands it to the executors."""
+        reservation = await tasks.reserve(
+            self.redis,
+            self.id,
+            self.config.worker.queues,
+            sync_places=self._sync_places(),
+            async_places=self._async_places(),
+            ahead=self._ahead_left(),
+            known=[(name, facts.is_async, self._durations.get(name)) for name, facts in self.catalogue.items()],
+        )
+        for key in reservation.dropped:
+            log.info("%s dropped: no task of dragon's, or over", key)
+        for reserved in reservation.tasks:
+            self._accept(reserved)
+        self._send_backlogs()
+        return reservation
+
+    def wants_more(self) -> bool:
+        """Whether there is place for another task, or a good part of what may be taken ahead is used up."""
+        if self.stopping:
+            return False
+        allowed = self.config.worker.ahead * max(1, self._executor_count)
+        return self._sync_places() > 0 or self._async_places() > 0 or self._ahead_left() > allowed / 2
+
+    def _sync_places(self) -> int:
+        idle = sum(
+            not executor.is_async and not executor.numbers and not executor.is_lost for executor in self._executors
+        )
+        return max(0, idle - len(self._backlogs[False]))
+
+    def _async_places(self) -> int:
+        return sum(
+            self.config.worker.concurrency - len(executor.numbers)
+            for executor in self._executors
+            if executor.is_async and not executor.is_lost
+        )
+
+    def _ahead_left(self) -> float:
+        """Seconds of work that may still be taken ahead; nothing, as long as no duration is known."""
+        return self.config.worker.ahead * self._executor_count - self._ahead_used if self._durations else 0.0
+
+    def _accept(self, reserved: Reserved) -> None:
+        self._last_number += 1
+        facts = self.catalogue.get(reserved.name)
+        scratch = self.config.scratch_dir / self.id / f"{reserved.key}.{reserved.attempt}"
+        known = facts or TaskFacts(reserved.name, False, 0, ())
+        estimate = self._durations.get(reserved.name, UNKNOWN_DURATION)
+        running = Running(self._last_number, reserved, known, scratch, estimate)
+        self.running[running.number] = running
+        if facts is None:
+            self._end(running, ERROR, error_result(f"no worker of this queue knows the task {reserved.name!r}"))
+            return
+        self._backlogs[facts.is_async].append(running)
+        if not facts.is_async:
+            self._ahead_used += estimate
+
+    # Sending
+
+    def _send_backlogs(self) -> None:
+        for is_async, backlog in self._backlogs.items():
+            while backlog:
+                executor = self._executor_for(backlog[0])
+                if executor is None and not backlog[0].over:
+                    break
+                running = backlog.popleft()
+                if not is_async:
+                    self._ahead_used = self._ahead_used - running.estimate if backlog else 0.0
+                if executor is not None and not running.over:
+                    self._send(running, executor)
+
+    def _executor_for(self, running: Running) -> Executor | None:
+        is_async = running.facts.is_async
+        fitting = [one for one in self._executors if one.is_async == is_async and not one.is_lost]
+        if not fitting:
+            return None
+        executor = min(fitting, key=lambda one: len(one.numbers))
+        if is_async:
+            return executor if len(executor.numbers) < self.config.worker.concurrency else None
+        if not executor.numbers:
+            return executor
+        # Several at a time only while all of them are known to be short: nothing waits behind a slow one.
+        is_fast = running.estimate <= FAST and executor.slowest <= FAST
+        return executor if is_fast and len(executor.numbers) < FAST_SENT else None
+
+    def _send(self, running: Running, executor: Executor) -> None:
+        running.executor = executor
+        is_first = not executor.numbers
+        executor.slowest = running.estimate if is_first else max(executor.slowest, running.estimate)
+        executor.numbers[running.number] = running.scratch
+        reserved = running.reserved
+        head = orjson.dumps(
+            {
+                "name": reserved.name,
+                "key": reserved.key,
+                "attempt": reserved.attempt,
+                "scratch": str(running.scratch),
+            }
+        )
+        executor.send(Kind.RUN, running.number, head + b"\n" + reserved.parameters)
+        if is_first or executor.is_async:
+            self._mark_started(running)
+
+    def _mark_started(self, running: Running) -> None:
+        running.started = time.monotonic()
+        running.status = running.status.executing(timestamp())
+        self._write(running, EXECUTING)
+        running.timer = asyncio.get_running_loop().call_later(running.facts.timeout, self._on_timeout, running)
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug("%s start %s attempt=%d", running.reserved.key, running.reserved.name, running.reserved.attempt)
+
+    # What executors say
+
+    def _on_frame(self, executor: Executor, frame: Frame) -> None:
+        kind, number, payload = frame
+        running = self.running.get(number)
+        if kind in (Kind.RESULT, Kind.FAILED):
+            self._free(executor, number)
+        if running is None or running.over or running.executor is not executor:
+            return
+        match kind:
+            case Kind.PROGRESS:
+                self._report(running, progress=payload)
+            case Kind.PARTIAL:
+                self._report(running, partial=payload)
+            case Kind.RESULT:
+                self._on_result(running, payload)
+            case Kind.FAILED:
+                self._on_failed(running, payload)
+            case Kind.FETCH:
+                fetching = asyncio.create_task(self._fetch(running, executor, payload))
+                running.fetches.add(fetching)
+                fetching.add_done_callback(running.fetches.discard)
+
+    def _free(self, executor: Executor, number: int) -> None:
+        """The executor is through with a task: its next one starts, and there is place for more."""
+        scratch = executor.numbers.pop(number, None)
+        running = self.running.get(number)
+        if scratch is not None and (running is None or running.over):
+            self._remove_scratch(scratch)
+        if not executor.is_async and executor.numbers:
+            following = self.running.get(next(iter(executor.numbers)))
+            if following is not None and not following.over and not following.started:
+                self._mark_started(following)
+        self._send_backlogs()
+        self.places_freed.set()
+
+    def _report(self, running: Running, *, progress: bytes | None = None, partial: bytes | None = None) -> None:
+        status = running.status
+        running.status = Status(
+            EXECUTING,
+            status.key,
+            status.queued,
+            status.started,
+            progress=status.progress if progress is None else progress,
+            result=status.result if partial is None else partial,
+        )
+        reserved = running.reserved
+        self.writer.write_progress(Write(reserved.key, reserved.attempt, EXECUTING, running.status.line()))
+
+    def _on_result(self, running: Running, payload: bytes) -> None:
+        duration = time.monotonic() - running.started
+        name = running.reserved.name
+        known = self._durations.get(name)
+        self._durations[name] = duration if known is None else known + SMOOTHING * (duration - known)
+        outputs, _, result = payload.partition(b"\n")
+        if outputs == b"[]":
+            self._end(running, SUCCESS, result)
+        else:
+            files = [OutputFile(name, Path(path)) for name, path in orjson.loads(outputs)]
+            running.over = True
+            self._in_background(self._keep_outputs(running, files, result))
+
+    async def _keep_outputs(self, running: Running, outputs: list[OutputFile], result: bytes) -> None:
+        reserved = running.reserved
+        try:
+            size = await asyncio.to_thread(self._files.keep, reserved.key, reserved.attempt, outputs)
+        except OSError as error:
+            log.exception("%s error: its output files cannot be stored", reserved.key)
+            reason = error.strerror or type(error).__name__
+            self._end(running, ERROR, error_result(f"the output files cannot be stored: {reason}"))
+            return
+        urls = {output.name: self._files.url(reserved.key, output.filename) for output in outputs}
+        joined = orjson.dumps(urls)[:-1] + (b"," + result[1:] if result != b"{}" else b"}")
+        self._end(running, SUCCESS, joined, size=size)
+
+    def _on_failed(self, running: Running, payload: bytes) -> None:
+        result, _, trace = payload.partition(b"\n")
+        text = trace.decode(errors="replace")
+        if text:
+            log.error("%s failed %s %s", running.reserved.key, running.reserved.name, text)
+        self._end(running, ERROR, result, trace=text)
+
+    async def _fetch(self, running: Running, executor: Executor, payload: bytes) -> None:
+        fetch, _, url = payload.partition(b"\n")
+        try:
+            folder = running.scratch / "sources"
+            folder.mkdir(parents=True, exist_ok=True)
+            answer = b"+" + str(await self._fetcher.fetch(url.decode(), folder)).encode()
+        except TaskError as error:
+            answer = b"-" + error.message.encode()
+        except OSError as error:
+            log.exception("%s cannot store a download", running.reserved.key)
+            answer = b"-" + f"the download cannot be stored: {error.strerror}".encode()
+        executor.send(Kind.FETCHED, running.number, fetch + b"\n" + answer)
+
+    # Outcomes
+
+    def _write(self, running: Running, kind: tasks.WriteKind) -> None:
+        self.writer.write(Write(running.reserved.key, running.reserved.attempt, kind, running.status.line()))
+
+    def _end(self, running: Running, kind: FinalKind, result: bytes, *, size: int = -1, trace: str = "") -> None:
+        """A final status: written, and the task forgotten once Redis has it."""
+        self._settle(running)
+        reserved = running.reserved
+        running.status = running.status.ended(kind, result, timestamp())
+        write = Write(reserved.key, reserved.attempt, kind, running.status.line(), size, trace)
+        self.writer.write(write, lambda accepted: self._after_end(running, accepted, has_files=size >= 0))
+        if log.isEnabledFor(logging.DEBUG):
+            seconds = time.monotonic() - running.started if running.started else 0.0
+            log.debug("%s %s %s %.3f s", reserved.key, kind, reserved.name, seconds)
+
+    def _after_end(self, running: Running, accepted: bool, *, has_files: bool) -> None:
+        self.running.pop(running.number, None)
+        if not accepted and has_files:
+            reserved = running.reserved
+            self._in_background(asyncio.to_thread(self._files.drop, reserved.key, reserved.attempt))
+
+    def _drop(self, running: Running) -> None:
+        """Somebody else decided this task's outcome: forget it."""
+        self._settle(running)
+        self.running.pop(running.number, None)
+
+    def _settle(self, running: Running) -> None:
+        running.over = True
+        if running.timer is not None:
+            running.timer.cancel()
+            running.timer = None
+        for fetching in running.fetches:
+            fetching.cancel()
+        if running.executor is None or running.number not in running.executor.numbers:
+            self._remove_scratch(running.scratch)
+        # else its executor may still write there: removed when the executor is through with it, or gone.
+
+    def _remove_scratch(self, folder: Path) -> None:
+        if folder.exists():
+            self._in_background(asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True))
+
+    async def _give_back(self, found: list[Running]) -> None:
+        """Tasks that will not be finished here go back to the front of their queues."""
+        for running in found:
+            self._settle(running)
+        pairs = [(running.reserved.key, running.reserved.attempt) for running in found]
+        await self._insist(lambda: tasks.give_back(self.redis, self.id, pairs))
+        for running in found:
+            self.running.pop(running.number, None)
+
+    async def _retry(self, running: Running, cause: str) -> None:
+        """A task whose executor crashed under it: once more, or an error that says what happened."""
+        reserved = running.reserved
+        answer = await self._insist(lambda: tasks.retry(self.redis, self.id, reserved.key, reserved.attempt))
+        log.warning("%s crashed %s attempt=%d: %s (%s)", reserved.key, reserved.name, reserved.attempt, cause, answer)
+        if answer == "exhausted":
+            text = f"the task's process has ended ({cause}) on attempt {reserved.attempt}"
+            self._end(running, ERROR, error_result(text))
+        else:
+            self._drop(running)
+
+    async def _insist(self, call: Any) -> Any:
+        """Calls until Redis answers: what is decided here must not be lost."""
+        pause = 0.1
+        while True:
+            try:
+                return await call()
+            except (Unavailable, ResponseError) as error:
+                log.warning("%s; again in %.1f s", error, pause)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, 2.0)
+
+    # What goes wrong
+
+    def _on_timeout(self, running: Running) -> None:
+        limit = running.facts.timeout
+        log.warning("%s timeout %s after %g s", running.reserved.key, running.reserved.name, limit)
+        self._end(running, ERROR, error_result(f"the task took longer than its {limit:g} s"))
+        self._stop_execution(running)
+
+    def cancel(self, key: str, attempt: int | None = None) -> None:
+        """Ends the execution of a task that was cancelled; its final status has been written already."""
+        for running in self._of_key(key, attempt):
+            log.info("%s cancelled %s", key, running.reserved.name)
+            self._drop(running)
+            self._stop_execution(running)
+
+    def cancel_and_end(self, key: str) -> None:
+        """Ends a task from here, as RQ's stop-job command wants."""
+        for running in self._of_key(key, None):
+            self._end(running, ERROR, CANCELLED)
+            self._stop_execution(running)
+
+    def _of_key(self, key: str, attempt: int | None) -> list[Running]:
+        return [
+            running
+            for running in self.running.values()
+            if running.reserved.key == key and attempt in (None, running.reserved.attempt) and not running.over
+        ]
+
+    def _stop_execution(self, running: Running) -> None:
+        """Ends what runs of a task: a `def` task with its executor, an `async def` task by cancelling it first."""
+        executor = running.executor
+        if executor is None or running.number not in executor.numbers:
+            return
+        if executor.is_async:
+            executor.send(Kind.CANCEL, running.number)
+            asyncio.get_running_loop().call_later(CANCEL_GRACE, self._kill_if_still_running, executor, running.number)
+        elif next(iter(executor.numbers)) == running.number:
+            executor.kill()
+        # else it was only sent ahead: its turn comes, and what it says is ignored.
+
+    def _kill_if_still_running(self, executor: Executor, number: int) -> None:
+        if number in executor.numbers and not executor.is_lost:
+            log.warning("an async task did not end when it was cancelled: its executor is killed")
+            executor.kill()
+
+    def _on_executor_lost(self, executor: Executor) -> None:
+        if executor in self._executors:
+            self._executors.remove(executor)
+            if not self.stopping and not self.pool.failed.done():
+                self._in_background(self._replace(executor))
+
+    async def _replace(self, executor: Executor) -> None:
+        """A new executor for a lost one; its tasks are retried or given back."""
+        had_tasks = bool(executor.numbers)
+        try:
+            async with asyncio.timeout(2):
+                cause = await asyncio.shield(executor.ended)
+        except TimeoutError:
+            cause = "for an unknown reason"
+        if not had_tasks and not executor.was_killed:
+            log.warning("an idle executor has ended (%s); starting another", cause)
+            await asyncio.sleep(0.2)
+        found = [self.running[number] for number in executor.numbers if number in self.running]
+        found = [running for running in found if not running.over]
+        # Of a `def` executor only the task that had started can be the cause; when we killed it ourselves, none is.
+        blamed = [] if executor.was_killed else [running for running in found if running.started]
+        for scratch in executor.numbers.values():
+            self._remove_scratch(scratch)
+        self._executors.append(await self.pool.fork(is_async=executor.is_async))
+        others = [running for running in found if running not in blamed]
+        if others:
+            await self._give_back(others)
+        for running in blamed:
+            await self._retry(running, cause)
+        self._send_backlogs()
+        self.places_freed.set()
+
+    def check_ownership(self, keys: set[str]) -> None:
+        """Compares with what Redis says is this worker's: a cancellation may have passed unheard."""
+        for running in list(self.running.values()):
+            running.missed = 0 if running.over or running.reserved.key in keys else running.missed + 1
+            if running.missed >= MISSED_LOOKS:
+                self.cancel(running.reserved.key, running.reserved.attempt)
+
+    def abandon_all(self) -> None:
+        """The lease was over and the tasks have been given to others: stop working on them.
+
+        The worker keeps its id: what it may still say about them carries their old attempts, and is refused.
+        """
+        log.error("this worker's lease was over: its tasks are others' now")
+        for running in list(self.running.values()):
+            self._drop(running)
+        for backlog in self._backlogs.values():
+            backlog.clear()
+        self._ahead_used = 0.0
+        for executor in list(self._executors):
+            if executor.numbers:
+                executor.kill()
+
+    # Stopping
+
+    async def stop(self, grace: float) -> None:
+        """Gives back what has not started, waits `grace` seconds for what has, gives back the rest; no task is lost."""
+        self.stopping = True
+        await self._give_back(
+            [running for running in self.running.values() if not running.started and not running.over]
+        )
+        ends = time.monotonic() + grace
+        while self.running and time.monotonic() < ends:
+            self.places_freed.clear()
+            await self.writer.idle.wait()
+            if not self.running:
+                break
+            try:
+                async with asyncio.timeout(min(0.2, max(0.01, ends - time.monotonic()))):
+                    await self.places_freed.wait()
+            except TimeoutError:
+                pass
+        unfinished = [running for running in self.running.values() if not running.over]
+        for running in unfinished:
+            if running.executor is not None:
+                running.executor.kill()
+        if unfinished:
+            log.warning("%d tasks did not finish in %g s and go back to their queues", len(unfinished), grace)
+            await self._give_back(unfinished)
+        while self._background:
+            await asyncio.wait(self._background)
+        await self.writer.idle.wait()
+        await self.pool.stop()
+        await asyncio.to_thread(shutil.rmtree, self.config.scratch_dir / self.id, ignore_errors=True)
+
+    def _in_background(self, work: Coroutine[Any, Any, Any]) -> None:
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._forget_background)
+
+    def _forget_background(self, task: asyncio.Task[Any]) -> None:
+        self._background.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("internal error", exc_info=task.exception())
+
+
+def new_worker_id() -> str:
+    """A name that RQ shows too: the host and eight random characters."""
+    host = "".join(character for character in socket.gethostname() if character.isalnum() or character in "-_.")
+    return f"{host[:40] or 'worker'}-{secrets.token_hex(4)}"

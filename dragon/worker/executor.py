@@ -1,0 +1,274 @@
+"""What runs in an executor process: task code, and the frames that carry its reports to the worker."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+import random
+import secrets
+import socket
+import sys
+import traceback
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from dragon.errors import TaskError
+from dragon.task import Limits, OutputFile, ParametersError, Registry, Task
+from dragon.worker.messages import Frame, FrameBuffer, Kind, pack
+
+Send = Callable[[int, int, bytes], None]
+
+
+def run(channel: socket.socket, registry: Registry, limits: Limits, result_bytes: int, *, is_async: bool) -> None:
+    """Runs tasks until the worker closes its end. Standard output becomes the log: a task may print what it likes."""
+    random.seed()
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+    if is_async:
+        asyncio.run(_AsyncExecutor(channel, registry, limits, result_bytes).serve())
+    else:
+        _SyncExecutor(channel, registry, limits, result_bytes).serve()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Order:
+    """One task to run."""
+
+    number: int
+    name: str
+    key: str
+    attempt: int
+    scratch: Path
+    parameters: bytes
+
+    @classmethod
+    def read(cls, number: int, payload: bytes) -> Order:
+        head, _, parameters = payload.partition(b"\n")
+        facts = orjson.loads(head)
+        return cls(number, facts["name"], facts["key"], facts["attempt"], Path(facts["scratch"]), parameters)
+
+
+class Reports:
+    """The part of the context that every kind of task has (dragon.task.Reporting)."""
+
+    def __init__(self, order: Order, limits: Limits, result_bytes: int, send: Send) -> None:
+        self.key = order.key
+        self.attempt = order.attempt
+        self.limits = limits
+        self._order = order
+        self._result_bytes = result_bytes
+        self._send = send
+
+    @property
+    def scratch(self) -> Path:
+        # Made when first asked for: most tasks write nothing.
+        self._order.scratch.mkdir(parents=True, exist_ok=True)
+        return self._order.scratch
+
+    def progress(self, value: Any) -> None:
+        self._send(Kind.PROGRESS, self._order.number, encode(value, self._result_bytes))
+
+    def partial(self, value: Any) -> None:
+        self._send(Kind.PARTIAL, self._order.number, encode(value, self._result_bytes))
+
+    def output_file(self, name: str, extension: str) -> OutputFile:
+        folder = self.scratch / "output"
+        folder.mkdir(exist_ok=True)
+        return OutputFile(name, folder / f"{name}{extension}")
+
+
+class ResultError(Exception):
+    """Raised when a value is not one that JSON can say, or too large a one."""
+
+
+def encode(value: Any, limit: int) -> bytes:
+    """JSON bytes of what a task reports or returns. Raises ResultError."""
+    try:
+        data = orjson.dumps(value)
+    except TypeError as error:
+        raise ResultError(f"the task gave a value that JSON cannot express: {error}") from None
+    if len(data) > limit:
+        raise ResultError(
+            f"the task gave {len(data)} bytes of JSON, the limit is {limit} (setting limits.result_bytes)"
+        )
+    return data
+
+
+def encode_result(task: Task, value: Any, limit: int) -> bytes:
+    """The payload of a RESULT frame: the output files, a newline, the result without them."""
+    outputs = []
+    if task.outputs:
+        members = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        for name in task.outputs:
+            output = members.pop(name)
+            if not output.path.is_file():
+                raise ResultError(f"the task did not write its output file {name!r}")
+            outputs.append((name, str(output.path)))
+        value = members
+    return orjson.dumps(outputs) + b"\n" + encode(value, limit)
+
+
+def encode_failure(error: BaseException) -> bytes:
+    """The payload of a FAILED frame: the public result, a newline, the traceback unless the client may know it all."""
+    match error:
+        case ParametersError():
+            return orjson.dumps({"parameters": error.problems}) + b"\n"
+        case TaskError():
+            return orjson.dumps(error.message) + b"\n"
+    reference = secrets.token_hex(4)
+    sentence = str(error) if isinstance(error, ResultError) else "the task failed with an internal error"
+    trace = "".join(traceback.format_exception(error))
+    return orjson.dumps(f"{sentence}, reference {reference}") + f"\n[reference {reference}] {trace}".encode(
+        errors="replace"
+    )
+
+
+def known_task(registry: Registry, name: str) -> Task:
+    task = registry.get(name)
+    if task is None:
+        raise TaskError(f"this worker does not know the task {name!r}")
+    return task
+
+
+class _SyncExecutor:
+    """`def` tasks, one at a time, in the order in which they came."""
+
+    def __init__(self, channel: socket.socket, registry: Registry, limits: Limits, result_bytes: int) -> None:
+        self._channel = channel
+        self._registry = registry
+        self._limits = limits
+        self._result_bytes = result_bytes
+        self._buffer = FrameBuffer()
+        self._frames: deque[Frame] = deque()
+
+    def serve(self) -> None:
+        while (frame := self._next(Kind.RUN)) is not None:
+            self._run(Order.read(frame[1], frame[2]))
+
+    def _run(self, order: Order) -> None:
+        context = _SyncContext(order, self._limits, self._result_bytes, self._send, self._fetch)
+        try:
+            task = known_task(self._registry, order.name)
+            value = task.function(context, **task.arguments(order.parameters))
+            payload = encode_result(task, value, self._result_bytes)
+        except BaseException as error:  # also SystemExit: a task does not end its executor
+            self._send(Kind.FAILED, order.number, encode_failure(error))
+        else:
+            self._send(Kind.RESULT, order.number, payload)
+
+    def _send(self, kind: int, number: int, payload: bytes) -> None:
+        self._channel.sendall(pack(kind, number, payload))
+
+    def _fetch(self, number: int, url: str) -> bytes:
+        self._send(Kind.FETCH, number, b"0\n" + url.encode())
+        frame = self._next(Kind.FETCHED)
+        if frame is None:
+            raise SystemExit  # the worker is gone
+        return frame[2].partition(b"\n")[2]
+
+    def _next(self, kind: int) -> Frame | None:
+        """The next frame of that kind; those of other kinds stay for later. None when the worker has closed."""
+        while True:
+            for frame in self._frames:
+                if frame[0] == kind:
+                    self._frames.remove(frame)
+                    return frame
+            data = self._channel.recv(65536)
+            if not data:
+                return None
+            self._frames.extend(self._buffer.feed(data))
+
+
+class _SyncContext(Reports):
+    def __init__(
+        self, order: Order, limits: Limits, result_bytes: int, send: Send, fetch: Callable[[int, str], bytes]
+    ) -> None:
+        super().__init__(order, limits, result_bytes, send)
+        self._fetch = fetch
+
+    def fetch(self, url: str) -> Path:
+        return fetched(self._fetch(self._order.number, url))
+
+
+def fetched(answer: bytes) -> Path:
+    """The path in a FETCHED frame; raises the TaskError that it carries instead."""
+    text = answer[1:].decode()
+    if answer[:1] == b"-":
+        raise TaskError(text)
+    return Path(text)
+
+
+class _AsyncExecutor:
+    """`async def` tasks, many at a time, on one event loop."""
+
+    def __init__(self, channel: socket.socket, registry: Registry, limits: Limits, result_bytes: int) -> None:
+        self._channel = channel
+        self._registry = registry
+        self._limits = limits
+        self._result_bytes = result_bytes
+        self._running: dict[int, asyncio.Task[None]] = {}
+        self._fetches: dict[int, asyncio.Future[bytes]] = {}
+        self._last_fetch = 0
+        self._writer: asyncio.StreamWriter
+
+    async def serve(self) -> None:
+        reader, self._writer = await asyncio.open_connection(sock=self._channel)
+        buffer = FrameBuffer()
+        while data := await reader.read(65536):
+            for kind, number, payload in buffer.feed(data):
+                self._handle(kind, number, payload)
+
+    def _handle(self, kind: int, number: int, payload: bytes) -> None:
+        match kind:
+            case Kind.RUN:
+                self._running[number] = asyncio.create_task(self._run(Order.read(number, payload)))
+            case Kind.CANCEL:
+                if number in self._running:
+                    self._running[number].cancel()
+            case Kind.FETCHED:
+                fetch, _, answer = payload.partition(b"\n")
+                future = self._fetches.get(int(fetch))
+                if future is not None and not future.done():
+                    future.set_result(answer)
+
+    async def _run(self, order: Order) -> None:
+        context = _AsyncContext(order, self._limits, self._result_bytes, self._send, self._fetch)
+        try:
+            task = known_task(self._registry, order.name)
+            value = await task.function(context, **task.arguments(order.parameters))
+            payload = encode_result(task, value, self._result_bytes)
+        except BaseException as error:
+            self._send(Kind.FAILED, order.number, encode_failure(error))
+        else:
+            self._send(Kind.RESULT, order.number, payload)
+        finally:
+            self._running.pop(order.number, None)
+
+    def _send(self, kind: int, number: int, payload: bytes) -> None:
+        self._writer.write(pack(kind, number, payload))
+
+    async def _fetch(self, number: int, url: str) -> bytes:
+        self._last_fetch += 1
+        fetch = self._last_fetch
+        future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._fetches[fetch] = future
+        self._send(Kind.FETCH, number, f"{fetch}\n{url}".encode())
+        try:
+            return await future
+        finally:
+            del self._fetches[fetch]
+
+
+class _AsyncContext(Reports):
+    def __init__(self, order: Order, limits: Limits, result_bytes: int, send: Send, fetch: Any) -> None:
+        super().__init__(order, limits, result_bytes, send)
+        self._fetch = fetch
+
+    async def fetch(self, url: str) -> Path:
+        return fetched(await self._fetch(self._order.number, url))

@@ -1,0 +1,143 @@
+"""The fork server: has imported the tasks, and forks executors when the worker asks.
+
+It has no event loop, no threads, no Redis connection and no credentials, so that forking is safe and cheap at any time.
+Its orders come over a stream socket: one byte, `s` or `a`, with the executor's end of a socket pair attached. It
+answers in JSON lines: what it imported, a pid for each order, a wait status for each end. When the socket closes, the
+worker is dead: everything below is killed, and this process leaves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import select
+import signal
+import socket
+import sys
+import traceback
+from typing import Any
+
+import orjson
+
+from dragon.errors import ConfigError
+from dragon.processes import adopt_orphans, die_with, kill_children, kill_descendants, kill_group
+from dragon.task import Limits, Registry, load_tasks
+from dragon.worker import executor
+
+
+def main(descriptor: int, setup: dict[str, Any]) -> None:
+    """Runs until the worker's end of the socket closes."""
+    control = socket.socket(fileno=descriptor)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the worker's business
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    adopt_orphans()
+    try:
+        registry = load_tasks(tuple(setup["modules"]))
+    except ConfigError as error:
+        _tell(control, {"error": error.message, "traceback": traceback.format_exc()})
+        return
+    gc.collect()
+    gc.freeze()  # what was imported is never looked at by the collector, so its pages stay shared
+    _tell(control, {"tasks": [_facts(task) for task in registry.tasks.values()]})
+    _ForkServer(control, registry, Limits(**setup["limits"]), setup["result_bytes"]).run()
+
+
+def _facts(task: Any) -> dict[str, Any]:
+    return {
+        "name": task.name,
+        "is_async": task.is_async,
+        "timeout": task.timeout,
+        "outputs": task.outputs,
+    }
+
+
+def _tell(control: socket.socket, message: dict[str, Any]) -> None:
+    with contextlib.suppress(OSError):
+        control.sendall(orjson.dumps(message) + b"\n")
+
+
+class _ForkServer:
+    def __init__(self, control: socket.socket, registry: Registry, limits: Limits, result_bytes: int) -> None:
+        self._control = control
+        self._registry = registry
+        self._limits = limits
+        self._result_bytes = result_bytes
+        self._executors: set[int] = set()
+
+    def run(self) -> None:
+        wake_read, wake_write = socket.socketpair()
+        for end in (wake_read, wake_write):
+            end.setblocking(False)
+        signal.set_wakeup_fd(wake_write.fileno(), warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        while True:
+            readable, _, _ = select.select([self._control, wake_read], [], [])
+            if wake_read in readable:
+                with contextlib.suppress(BlockingIOError):
+                    wake_read.recv(4096)
+                self._reap()
+            if self._control in readable and not self._take_order((wake_read, wake_write)):
+                break
+        self._kill_all()
+
+    def _take_order(self, inherited: tuple[socket.socket, ...]) -> bool:
+        try:
+            order, descriptors, _, _ = socket.recv_fds(self._control, 1, 1)
+        except OSError:
+            return False
+        if not order:
+            return False
+        parent = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            for end in (self._control, *inherited):
+                end.close()
+            self._become_executor(socket.socket(fileno=descriptors[0]), parent, is_async=order == b"a")
+        os.close(descriptors[0])
+        self._executors.add(pid)
+        _tell(self._control, {"forked": pid})
+        return True
+
+    def _become_executor(self, channel: socket.socket, parent: int, *, is_async: bool) -> None:
+        status = 1
+        try:
+            signal.set_wakeup_fd(-1)
+            for number in (signal.SIGCHLD, signal.SIGTERM):
+                signal.signal(number, signal.SIG_DFL)
+            os.setsid()  # a process group of its own: what a task starts is killed with it
+            die_with(parent, signal.SIGKILL)
+            executor.run(channel, self._registry, self._limits, self._result_bytes, is_async=is_async)
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(status)
+
+    def _reap(self) -> None:
+        ended = False
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                break
+            if pid == 0:
+                break
+            if pid in self._executors:
+                self._executors.discard(pid)
+                kill_group(pid)
+                ended = True
+                _tell(self._control, {"ended": pid, "status": status})
+        if ended:
+            # What dead executors left behind outside their process groups: this process is their reaper.
+            kill_children(spared=self._executors)
+
+    def _kill_all(self) -> None:
+        for pid in self._executors:
+            kill_group(pid)
+        kill_descendants()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), orjson.loads(sys.argv[2]))

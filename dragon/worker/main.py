@@ -1,0 +1,294 @@
+"""Where a worker is built and lives: reserving, signs of life, looking after the dead, sweeping, stopping."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import orjson
+from redis.exceptions import RedisError, ResponseError
+
+from dragon import connections
+from dragon.config import Config
+from dragon.connections import Redis
+from dragon.errors import Unavailable
+from dragon.fetch import Fetcher
+from dragon.files import Files, open_files
+from dragon.status import ERROR, error_result, parse_line, timestamp
+from dragon.store import names, tasks, workers
+from dragon.store.tasks import Write
+from dragon.store.workers import WorkerFacts
+from dragon.worker.engine import Engine
+from dragon.worker.scratch import ScratchLock, remove_abandoned
+
+log = logging.getLogger("dragon.worker")
+
+BLOCK = 5  # seconds that one wait for a queue lasts at most
+SAMPLE = Path(__file__).parent.parent / "server" / "static"
+SWEEP_COUNT = 200  # tasks a trip
+
+
+class Worker:
+    """One worker process."""
+
+    def __init__(self, config: Config, redis_url: str) -> None:
+        self._config = config
+        self._url = redis_url
+        self._redis = Redis(self._url, config.redis.timeout)
+        self._files = open_files(config)
+        fetcher = Fetcher(config.fetch, scratch=config.scratch_dir, local=own_files(config, self._files))
+        self._fetcher = fetcher
+        executors = config.worker.executors or os.cpu_count() or 1
+        self._engine = Engine(config, self._redis, self._files, fetcher, executors)
+        self._watch = _QueueWatch(config, self._url)
+        self._stopped = asyncio.Event()
+
+    async def run(self) -> None:
+        """Works until SIGTERM, SIGINT or RQ's shutdown command. Raises ConfigError when no task can be imported."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stopped.set)
+        scratch = ScratchLock(self._config.scratch_dir / self._engine.id)
+        remove_abandoned(self._config.scratch_dir)
+        await self._engine.start()
+        writing = asyncio.create_task(self._engine.writer.run(), name="writer")
+        await self._register()
+        loops = [
+            asyncio.create_task(work(), name=work.__qualname__)
+            for work in (self._reserve, self._heartbeat, self._hear_commands, self._sweep, self._watch.run)
+        ]
+        print(f"dragon worker {self._engine.id} ready: {len(self._engine.catalogue)} tasks", flush=True)
+        try:
+            await self._until_stopped(loops)
+        finally:
+            await self._leave(loops, writing)
+            scratch.release()
+
+    async def _until_stopped(self, loops: list[asyncio.Task[None]]) -> None:
+        stopped = asyncio.create_task(self._stopped.wait())
+        failed = self._engine.pool.failed
+        waited: list[asyncio.Future[Any]] = [stopped, failed, *loops]
+        done, _ = await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        if failed in done:
+            log.error("the fork server is gone: this worker cannot start executors any more and leaves")
+        for loop in loops:
+            if loop in done:
+                log.error("internal error in %s", loop.get_name(), exc_info=loop.exception())
+
+    async def _leave(self, loops: list[asyncio.Task[None]], writing: asyncio.Task[None]) -> None:
+        reserving, heartbeat, *rest = loops
+        self._engine.stopping = True  # a reservation under way is still accepted, and given back
+        self._watch.arrived.set()
+        self._engine.places_freed.set()
+        await asyncio.wait([reserving], timeout=self._config.redis.timeout + 1)
+        for task in (reserving, *rest):
+            task.cancel()
+        try:
+            async with asyncio.timeout(self._config.worker.stop_grace + 5):
+                # Without a fork server no executor is left that could finish anything.
+                grace = 0.0 if self._engine.pool.failed.done() else self._config.worker.stop_grace
+                await self._engine.stop(grace)
+                await workers.unregister(self._redis, self._engine.id)
+        except (TimeoutError, Unavailable) as error:
+            log.error("left without order (%s): other workers take over when the lease is over", type(error).__name__)
+        heartbeat.cancel()
+        writing.cancel()
+        await asyncio.gather(*loops, writing, return_exceptions=True)
+        await self._fetcher.close()
+        await self._redis.close()
+
+    async def _register(self) -> None:
+        facts = WorkerFacts(
+            self._engine.id,
+            self._config.worker.queues,
+            tuple(self._engine.catalogue),
+            os.getpid(),
+            socket.gethostname(),
+            version("rq"),
+            sys.version,
+        )
+        pause = 0.1
+        while not self._stopped.is_set():
+            try:
+                await workers.register(self._redis, facts, self._config.worker.lease)
+                return
+            except (Unavailable, ResponseError) as error:
+                log.warning("cannot register: %s; again in %.1f s", error, pause)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, 2.0)
+
+    async def _reserve(self) -> None:
+        """Takes tasks whenever there is place, and waits, blocked in Redis, when there is nothing to take."""
+        engine, watch = self._engine, self._watch
+        pause = 0.1
+        while not engine.stopping:
+            engine.places_freed.clear()
+            if not engine.wants_more():
+                await engine.places_freed.wait()
+                continue
+            watch.arrived.clear()
+            try:
+                reservation = await engine.reserve()
+            except (Unavailable, ResponseError) as error:
+                log.warning("cannot reserve: %s; again in %.1f s", error, pause)
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, 2.0)
+                continue
+            pause = 0.1
+            if reservation.tasks:
+                continue
+            if reservation.suspended or reservation.gone:
+                await asyncio.sleep(0.5)
+            elif reservation.left:
+                await _wait_briefly(engine.places_freed, 0.25)
+            else:
+                await watch.wait()
+
+    async def _heartbeat(self) -> None:
+        """Renews the lease, notices what was taken away, and hands dead workers' tasks on."""
+        while True:
+            started = time.monotonic()
+            try:
+                await self._renew()
+                await self._take_over_lost()
+            except (Unavailable, ResponseError) as error:
+                log.warning("no sign of life: %s", error)
+            await asyncio.sleep(max(0.05, self._config.worker.heartbeat - (time.monotonic() - started)))
+
+    async def _renew(self) -> None:
+        engine = self._engine
+        state = "busy" if engine.is_busy else "idle"
+        keys = await workers.renew(self._redis, engine.id, self._config.worker.lease, state)
+        if keys is None:
+            engine.abandon_all()
+            await self._register()
+        else:
+            engine.check_ownership(keys)
+
+    async def _take_over_lost(self) -> None:
+        count, orphans = await tasks.take_over_lost(self._redis, self._engine.id)
+        if count:
+            log.warning("%d tasks of dead workers are back in their queues", count)
+        for orphan in orphans:
+            status = parse_line(orphan.line)
+            text = f"the worker was lost while it ran the task (attempt {orphan.attempt})"
+            line = status.ended(ERROR, error_result(text), timestamp()).line()
+            log.error("%s error: lost with worker %s, no attempt left", orphan.key, orphan.worker)
+            self._engine.writer.write(Write(orphan.key, orphan.attempt, "error", line))
+
+    async def _hear_commands(self) -> None:
+        """Cancellations, and RQ's own commands to a worker."""
+        channels = [names.WORKER + self._engine.id, names.RQ_PUBSUB + self._engine.id]
+        async for message in connections.listen(self._url, channels, self._config.redis.timeout):
+            if message is not None:
+                self._obey(message)
+
+    def _obey(self, message: bytes) -> None:
+        if message.startswith(b"cancel "):
+            _, key, attempt = message.decode().split(" ")
+            self._engine.cancel(key, int(attempt))
+            return
+        try:
+            command = orjson.loads(message)
+        except orjson.JSONDecodeError:
+            log.warning("a command that is not understood: %r", message[:100])
+            return
+        match command.get("command"):
+            case "shutdown":
+                self._stopped.set()
+            case "stop-job":
+                self._engine.cancel_and_end(str(command.get("job_id")))
+            case other:
+                log.info("RQ's command %r does not concern dragon's worker", other)
+
+    async def _sweep(self) -> None:
+        """Removes ended tasks, with their files, whose life is over."""
+        while True:
+            with contextlib.suppress(Unavailable, ResponseError):
+                while keys := await tasks.expired(self._redis, time.time(), SWEEP_COUNT):
+                    for key in keys:
+                        await asyncio.to_thread(self._files.drop, key)
+                    await tasks.forget(self._redis, keys)
+                await tasks.forget(self._redis, [])
+            await asyncio.sleep(self._config.files.sweep_interval)
+
+
+class _QueueWatch:
+    """Waits for the queues, blocked in Redis: BLMOVE of a list's head onto itself takes nothing and loses nothing."""
+
+    def __init__(self, config: Config, url: str) -> None:
+        self._queues = config.worker.queues
+        self._timeout = config.redis.timeout
+        self._url = url
+        self._wanted = asyncio.Event()
+        self.arrived = asyncio.Event()
+
+    async def wait(self) -> None:
+        """Returns when one of the queues has something, or may have."""
+        self._wanted.set()
+        await self.arrived.wait()
+
+    async def run(self) -> None:
+        await asyncio.gather(*(self._watch(queue) for queue in self._queues))
+
+    async def _watch(self, queue: str) -> None:
+        client = connections.client(self._url, self._timeout)
+        name = names.RQ_QUEUE + queue
+        try:
+            while True:
+                await self._wanted.wait()
+                try:
+                    found = await client.execute_command(  # type: ignore[no-untyped-call]
+                        "BLMOVE", name, name, "LEFT", "LEFT", BLOCK
+                    )
+                except (RedisError, OSError) as error:
+                    log.warning("cannot wait for queue %s: %s", queue, type(error).__name__)
+                    await asyncio.sleep(0.5)
+                    found = True  # look again: Redis may be back with tasks in it
+                if found is not None:
+                    self._wanted.clear()
+                    self.arrived.set()
+        finally:
+            await client.aclose()
+
+
+async def _wait_briefly(event: asyncio.Event, seconds: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
+
+
+def own_files(config: Config, files: Files) -> Callable[[str], Path | None]:
+    """Maps URLs of this very server to files on this machine: the sample picture, and output files by their key."""
+    ours = urlsplit(config.public_url)
+    names_of_this_host = {ours.hostname, "localhost", "127.0.0.1"} if config.listens_on_loopback else {ours.hostname}
+
+    def local(url: str) -> Path | None:
+        parts = urlsplit(url)
+        if parts.scheme != ours.scheme or parts.port != ours.port or parts.hostname not in names_of_this_host:
+            return None
+        match [unquote(part) for part in parts.path.split("/")]:
+            case ["", "static", "sample.jpg"]:
+                return SAMPLE / "sample.jpg"
+            case ["", "files", key, filename]:
+                return files.find(key, filename)
+        return None
+
+    return local
+
+
+async def work(config: Config, redis_url: str) -> None:
+    """Runs one worker until it is told to stop."""
+    await Worker(config, redis_url).run()

@@ -1,0 +1,193 @@
+"""The executor processes as the worker sees them: forked by the fork server, ended by a kill."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import orjson
+
+from dragon.config import ROOT, Config
+from dragon.errors import ConfigError
+from dragon.processes import how_it_ended, kill_group
+from dragon.worker.messages import Frame, FrameBuffer, pack
+
+#: Environment variables that the processes which run user code do not get.
+_SECRET_PREFIXES = ("DRAGON_REDIS", "REDIS_URL", "DRAGON_SECRET", "DRAGON_ACCOUNTS", "DRAGON_FILES")
+_START_TIMEOUT = 60.0  # seconds to import the tasks
+
+
+@dataclass(frozen=True, slots=True)
+class TaskFacts:
+    """What the worker knows of a task; its code lives in the executors only."""
+
+    name: str
+    is_async: bool
+    timeout: float  # seconds
+    outputs: tuple[str, ...]
+
+
+class Executor(asyncio.Protocol):
+    """One executor process and its channel."""
+
+    def __init__(
+        self, *, is_async: bool, on_frame: Callable[[Executor, Frame], None], on_lost: Callable[[Executor], None]
+    ) -> None:
+        self.is_async = is_async
+        self.numbers: dict[int, Path] = {}  # the tasks it has, in the order in which they were sent: scratch folders
+        self.slowest = 0.0  # the longest expected duration among them, in seconds
+        self.pid = 0
+        self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()  # how it ended, in words
+        self._on_frame = on_frame
+        self._on_lost = on_lost
+        self._buffer = FrameBuffer()
+        self._transport: asyncio.Transport
+        self.is_lost = False
+        self.was_killed = False  # by us
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
+
+    def data_received(self, data: bytes) -> None:
+        for frame in self._buffer.feed(data):
+            self._on_frame(self, frame)
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        if not self.is_lost:
+            self.is_lost = True
+            self._on_lost(self)
+
+    def send(self, kind: int, number: int, payload: bytes = b"") -> None:
+        if not self._transport.is_closing():
+            self._transport.write(pack(kind, number, payload))
+
+    def close(self) -> None:
+        """The process has ended: closes the channel once what it said last has been read."""
+        if not self._transport.is_closing():
+            asyncio.get_running_loop().call_later(0.5, self._transport.abort)
+
+    def kill(self) -> None:
+        """Ends the process with all that it started; `on_lost` follows."""
+        self.was_killed = True
+        if self.pid:
+            kill_group(self.pid)
+        self._transport.abort()
+
+
+class Pool:
+    """Starts the fork server, and executors through it."""
+
+    def __init__(
+        self, config: Config, on_frame: Callable[[Executor, Frame], None], on_lost: Callable[[Executor], None]
+    ) -> None:
+        self._config = config
+        self._on_frame = on_frame
+        self._on_lost = on_lost
+        self._control: socket.socket
+        self._process: subprocess.Popen[bytes]
+        self._reader: asyncio.StreamReader
+        self._writer: asyncio.StreamWriter
+        self._by_pid: dict[int, Executor] = {}
+        self._forked: list[Executor] = []  # asked for, pid not yet known; answers come in order
+        self._watching: asyncio.Task[None]
+        self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def start(self) -> dict[str, TaskFacts]:
+        """Starts the fork server and returns the tasks that it imported. Raises ConfigError when it could not."""
+        self._control, theirs = socket.socketpair()
+        # Its words of command; read on a copy, so that descriptors can be sent on the original.
+        self._process = subprocess.Popen(  # noqa: ASYNC220 - once, at start
+            [
+                sys.executable,
+                "-m",
+                "dragon.worker.forkserver",
+                str(theirs.fileno()),
+                orjson.dumps(self._setup()).decode(),
+            ],
+            pass_fds=[theirs.fileno()],
+            env=safe_environment(os.environ),
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+        )
+        theirs.close()
+        self._reader, self._writer = await asyncio.open_connection(sock=self._control.dup(), limit=1 << 24)
+        async with asyncio.timeout(_START_TIMEOUT):
+            first = await self._reader.readline()
+        answer: dict[str, Any] = orjson.loads(first) if first else {"error": "the fork server ended at its start"}
+        if "error" in answer:
+            sys.stderr.write(answer.get("traceback", ""))
+            raise ConfigError(answer["error"])
+        self._watching = asyncio.create_task(self._watch(), name="fork server")
+        return {facts["name"]: TaskFacts(**facts) for facts in answer["tasks"]}
+
+    def _setup(self) -> dict[str, Any]:
+        limits = self._config.limits
+        return {
+            "modules": self._config.tasks.modules,
+            "limits": {"pixels": limits.pixels, "frames": limits.frames, "output_pixels": limits.output_pixels},
+            "result_bytes": limits.result_bytes,
+        }
+
+    async def fork(self, *, is_async: bool) -> Executor:
+        """Asks for one more executor; it may be given work at once."""
+        ours, theirs = socket.socketpair()
+        executor = Executor(is_async=is_async, on_frame=self._on_frame, on_lost=self._on_lost)
+        await asyncio.get_running_loop().create_connection(lambda: executor, sock=ours)
+        try:
+            self._forked.append(executor)
+            socket.send_fds(self._control, [b"a" if is_async else b"s"], [theirs.fileno()])
+        except OSError:
+            self._forked.remove(executor)
+            executor.kill()
+        finally:
+            theirs.close()
+        return executor
+
+    async def stop(self) -> None:
+        """Ends the fork server and, with it, every executor and what they started."""
+        self._watching.cancel()
+        self._control.close()
+        self._writer.close()  # the copy, so that the other end sees that nobody is left
+        for pid in self._by_pid:
+            kill_group(pid)
+        await asyncio.to_thread(self._wait)
+
+    def _wait(self) -> None:
+        try:
+            self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    async def _watch(self) -> None:
+        while line := await self._reader.readline():
+            message = orjson.loads(line)
+            if "forked" in message:
+                executor = self._forked.pop(0)
+                executor.pid = message["forked"]
+                self._by_pid[executor.pid] = executor
+                if executor.is_lost:
+                    kill_group(executor.pid)
+            else:
+                ended = self._by_pid.pop(message["ended"], None)
+                if ended is not None and not ended.ended.done():
+                    ended.ended.set_result(how_it_ended(os.waitstatus_to_exitcode(message["status"])))
+                    ended.close()
+        for pid in self._by_pid:
+            kill_group(pid)  # the fork server was killed: nobody else would end what its executors started
+        if not self.failed.done():
+            self.failed.set_result(None)
+
+
+def safe_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment without what user code has no business to know."""
+    kept = {name: value for name, value in environ.items() if not name.startswith(_SECRET_PREFIXES)}
+    path = kept.get("PYTHONPATH")
+    return kept | {"PYTHONPATH": f"{ROOT}{os.pathsep}{path}" if path else str(ROOT)}

@@ -1,0 +1,185 @@
+"""What RQ's own worker runs: `run(key)` inside its work horse, with the same statuses as dragon's worker.
+
+RQ keeps its registries itself. The task is held under a lease of its own, which a thread renews, so that another worker
+hands it on when the horse dies.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import logging
+import shutil
+import threading
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+import orjson
+
+from dragon.config import Config, load_config
+from dragon.connections import Redis
+from dragon.embedded import redis_url
+from dragon.errors import TaskError, Unavailable
+from dragon.fetch import Fetcher
+from dragon.files import Files, open_files
+from dragon.status import ERROR, EXECUTING, SUCCESS, Status, parse_line, timestamp
+from dragon.store import tasks, workers
+from dragon.store.tasks import Reserved, Write
+from dragon.task import Limits, OutputFile, load_tasks
+from dragon.worker.engine import new_worker_id
+from dragon.worker.executor import Order, Reports, encode_failure, encode_result, known_task
+from dragon.worker.main import own_files
+from dragon.worker.messages import Kind
+
+log = logging.getLogger("dragon.rq")
+T = TypeVar("T")
+
+
+class TaskFailed(Exception):
+    """Raised after the task's error status has been written, so that RQ too counts the job as failed."""
+
+
+def run(key: str) -> None:
+    """Runs the task with that key; does nothing when it is over or somebody else's."""
+    with contextlib.closing(_Horse(load_config())) as horse:
+        horse.run(key)
+
+
+class _Horse:
+    """The event loop in a thread, for Redis and downloads; the task has the main thread, where RQ's timeout strikes."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self._owner = "rq-" + new_worker_id()
+        self._scratch = config.scratch_dir / self._owner
+        self._files: Files = open_files(config)
+        self._redis, self._fetcher = self.call(self._open())
+
+    async def _open(self) -> tuple[Redis, Fetcher]:
+        config = self._config
+        fetcher = Fetcher(config.fetch, scratch=config.scratch_dir, local=own_files(config, self._files))
+        return Redis(redis_url(config), config.redis.timeout), fetcher
+
+    def call(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    def close(self) -> None:
+        self.call(self._leave())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(5)
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+    async def _leave(self) -> None:
+        for task in asyncio.all_tasks():
+            if task is not asyncio.current_task() and task.get_name() == "lease":
+                task.cancel()
+        await workers.unregister(self._redis, self._owner)
+        await self._fetcher.close()
+        await self._redis.close()
+
+    def run(self, key: str) -> None:
+        reserved = self.call(tasks.claim(self._redis, key, self._owner, self._config.worker.lease))
+        if reserved is None:
+            log.info("%s dropped: over, unknown or another's", key)
+            return
+        asyncio.run_coroutine_threadsafe(self._renew_always(), self._loop)
+        execution = _Execution(self, reserved)
+        execution.report(EXECUTING)
+        try:
+            payload = self._perform(execution)
+        except BaseException as error:
+            self._end_failed(execution, error)
+            raise TaskFailed(f"{reserved.name} ended in an error, see its status") from error
+        self._end(execution, payload)
+
+    async def _renew_always(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.set_name("lease")
+        while True:
+            with contextlib.suppress(Unavailable):
+                await workers.renew(self._redis, self._owner, self._config.worker.lease, "busy")
+            await asyncio.sleep(self._config.worker.heartbeat)
+
+    def _perform(self, execution: _Execution) -> bytes:
+        reserved = execution.reserved
+        task = known_task(load_tasks(self._config.tasks.modules), reserved.name)
+        limits = self._config.limits
+        order = Order(0, reserved.name, reserved.key, reserved.attempt, self._scratch, reserved.parameters)
+        own_limits = Limits(limits.pixels, limits.frames, limits.output_pixels)
+        context_type = _AsyncContext if task.is_async else _Context
+        context = context_type(order, own_limits, limits.result_bytes, execution.on_frame, self.fetch)
+        value = task.function(context, **task.arguments(reserved.parameters))
+        if inspect.iscoroutine(value):
+            value = asyncio.run(value)
+        return encode_result(task, value, limits.result_bytes)
+
+    def fetch(self, url: str) -> Path:
+        folder = self._scratch / "sources"
+        folder.mkdir(parents=True, exist_ok=True)
+        return self.call(self._fetcher.fetch(url, folder))
+
+    def _end(self, execution: _Execution, payload: bytes) -> None:
+        outputs, _, result = payload.partition(b"\n")
+        size = -1
+        if outputs != b"[]":
+            reserved = execution.reserved
+            files = [OutputFile(name, Path(path)) for name, path in orjson.loads(outputs)]
+            size = self._files.keep(reserved.key, reserved.attempt, files)
+            urls = {file.name: self._files.url(reserved.key, file.filename) for file in files}
+            result = orjson.dumps(urls)[:-1] + (b"," + result[1:] if result != b"{}" else b"}")
+        execution.end(SUCCESS, result, size)
+
+    def _end_failed(self, execution: _Execution, error: BaseException) -> None:
+        if type(error).__name__ == "JobTimeoutException":
+            error = TaskError("the task took longer than its time limit")
+        result, _, trace = encode_failure(error).partition(b"\n")
+        if trace:
+            log.error("%s failed %s", execution.reserved.key, trace.decode(errors="replace"))
+        execution.end(ERROR, result, -1)
+
+    def write(self, write: Write) -> bool:
+        life = self._config.files.life
+        return self.call(tasks.update(self._redis, self._owner, [write], life=life, with_rq=False))[0]
+
+
+class _Execution:
+    """The statuses of one task."""
+
+    def __init__(self, horse: _Horse, reserved: Reserved) -> None:
+        self._horse = horse
+        self.reserved = reserved
+        self._status: Status = parse_line(reserved.line).executing(timestamp())
+
+    def on_frame(self, kind: int, _number: int, payload: bytes) -> None:
+        status = self._status
+        progress = payload if kind == Kind.PROGRESS else status.progress
+        result = payload if kind == Kind.PARTIAL else status.result
+        self._status = Status(EXECUTING, status.key, status.queued, status.started, None, progress, result)
+        self.report(EXECUTING)
+
+    def report(self, kind: tasks.WriteKind, size: int = -1) -> None:
+        self._horse.write(Write(self.reserved.key, self.reserved.attempt, kind, self._status.line(), size))
+
+    def end(self, kind: tasks.WriteKind, result: bytes, size: int) -> None:
+        self._status = self._status.ended(kind, result, timestamp())
+        self.report(kind, size)
+
+
+class _Context(Reports):
+    def __init__(self, order: Order, limits: Limits, result_bytes: int, send: Any, fetch: Any) -> None:
+        super().__init__(order, limits, result_bytes, send)
+        self._fetch = fetch
+
+    def fetch(self, url: str) -> Any:
+        return self._fetch(url)
+
+
+class _AsyncContext(_Context):
+    async def fetch(self, url: str) -> Any:
+        return await asyncio.to_thread(self._fetch, url)

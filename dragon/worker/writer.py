@@ -1,0 +1,79 @@
+"""The worker's status writes: whatever gathers while one trip to Redis is under way travels in the next."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from redis.exceptions import ResponseError
+
+from dragon.connections import Redis
+from dragon.errors import Unavailable
+from dragon.store import tasks
+from dragon.store.tasks import Write
+
+log = logging.getLogger("dragon.worker")
+
+MOST_A_TRIP = 512  # writes
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0  # seconds between tries while Redis is away
+
+
+class Writer:
+    """Writes in the order given; keeps trying while Redis is away, since a final status must not be lost."""
+
+    def __init__(self, redis: Redis, owner: str, life: int) -> None:
+        """`owner` is the worker's id, `life` is how long an ended task is kept, in seconds."""
+        self._redis = redis
+        self._owner = owner
+        self._life = life
+        self._waiting: list[tuple[Write, Callable[[bool], None] | None]] = []
+        self._last_progress: dict[str, int] = {}  # key -> place in _waiting of a progress line that may be replaced
+        self._wake = asyncio.Event()
+        self.idle = asyncio.Event()
+        self.idle.set()
+
+    def write(self, write: Write, then: Callable[[bool], None] | None = None) -> None:
+        """Queues a write; `then` is told whether it was accepted."""
+        self._last_progress.pop(write.key, None)
+        self._waiting.append((write, then))
+        self._wake.set()
+        self.idle.clear()
+
+    def write_progress(self, write: Write) -> None:
+        """Queues a status that a newer one may replace before it is sent: each line is a full status."""
+        place = self._last_progress.get(write.key)
+        if place is not None:
+            self._waiting[place] = (write, None)
+            return
+        self.write(write)
+        self._last_progress[write.key] = len(self._waiting) - 1
+
+    async def run(self) -> None:
+        """Sends for ever."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._waiting:
+                batch, self._waiting = self._waiting[:MOST_A_TRIP], self._waiting[MOST_A_TRIP:]
+                self._last_progress.clear()
+                await self._send(batch)
+            self.idle.set()
+
+    async def _send(self, batch: list[tuple[Write, Callable[[bool], None] | None]]) -> None:
+        accepted = await self._try_until_written([write for write, _ in batch])
+        for (write, then), written in zip(batch, accepted, strict=True):
+            if not written:
+                log.info("%s refused attempt=%d: the task is another's by now, or over", write.key, write.attempt)
+            if then is not None:
+                then(written)
+
+    async def _try_until_written(self, writes: list[Write]) -> list[bool]:
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                return await tasks.update(self._redis, self._owner, writes, life=self._life)
+            except (Unavailable, ResponseError) as error:
+                log.warning("cannot write %d statuses: %s; again in %.1f s", len(writes), error, pause)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)

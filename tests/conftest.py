@@ -1,0 +1,68 @@
+"""One real Redis a test process, in memory, on a Unix socket."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from dragon.config import Config
+from dragon.embedded import EmbeddedRedis, find_server
+from tests.system import Client, System, running_system, test_config
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[str]:
+    """The URL of a server that lives as long as the test process; use `redis_url` in tests."""
+    folder = Path(tempfile.mkdtemp(prefix="dragon-test-"))  # tmp_path is too long for a socket
+    try:
+        with EmbeddedRedis(find_server(Config()), folder, folder / "sock", durable=False) as server:
+            yield server.url
+    finally:
+        shutil.rmtree(folder)
+
+
+@pytest.fixture
+def redis_url(redis_server: str) -> str:
+    """The URL of an empty Redis."""
+    with redis.Redis.from_url(redis_server) as client:
+        client.flushall()
+    return redis_server
+
+
+@pytest.fixture(scope="session")
+def system() -> Iterator[System]:
+    """A server and a worker that live as long as the test process; tests share them and never look at all of Redis."""
+    folder = Path(tempfile.mkdtemp(prefix="dragon-test-"))
+    try:
+        with EmbeddedRedis(find_server(Config()), folder / "redis", folder / "sock", durable=False) as server:
+            config = test_config(folder, server.url, fetch__allow=("127.0.0.1",), worker__concurrency=20)
+            with running_system(config, "--executors", "2") as running:
+                yield running
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+async def client(system: System) -> AsyncIterator[Client]:
+    """Speaks to the shared system."""
+    async with system.client() as client:
+        yield client
+
+
+@pytest.fixture
+def own_system(redis_url: str, tmp_path: Path) -> Iterator[Callable[..., System]]:
+    """Makes systems whose processes the test starts, kills and restarts; settings by dotted name with `__`."""
+    systems: list[System] = []
+
+    def make(**overrides: object) -> System:
+        systems.append(System(test_config(tmp_path, redis_url, **overrides)))
+        return systems[-1]
+
+    yield make
+    for made in systems:
+        made.close()

@@ -1,0 +1,95 @@
+"""Output files: shown, shared, and gone together with their status when their life is over."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import redis
+
+from dragon.store import names
+from tests.system import SECRET, Client, System, eventually
+
+OwnSystem = Callable[..., System]
+
+
+async def test_file_and_status_go_together_when_their_life_is_over(own_system: OwnSystem) -> None:
+    system = own_system(files__life=2, files__sweep_interval=0.2)
+    system.start_server()
+    system.start_worker()
+    async with system.client() as client:
+        status = await client.run("test.file", text="x" * 500)
+        url = status["result"]["output"]
+        async with client.session.get(url) as response:
+            assert (response.status, len(await response.text())) == (200, 500)
+        with redis.Redis.from_url(system.config.redis.url) as connection:
+            assert connection.hget(names.ACCOUNT + "demo", "bytes") == b"500"
+            await eventually(lambda: _status_is_unknown(client, status["key"]))
+            assert connection.hget(names.ACCOUNT + "demo", "bytes") == b"0"
+            left = [key for key in connection.scan_iter() if status["key"].encode() in key]
+        assert left == []
+        assert not [path for path in (system.config.data_dir / "files").rglob("*") if path.is_file()]
+        async with client.session.get(url) as response:
+            assert response.status == 404
+            assert (await response.json())["status"] == "error"
+
+
+async def _status_is_unknown(client: Client, key: str) -> bool:
+    return bool((await client.status(key))[0]["result"] == "unknown task key")
+
+
+async def test_a_status_without_files_goes_when_its_life_is_over(own_system: OwnSystem) -> None:
+    system = own_system(files__life=1)
+    system.start_server()
+    system.start_worker()
+    async with system.client() as client:
+        key = (await client.run("hello"))["key"]
+        await eventually(lambda: _status_is_unknown(client, key))
+
+
+async def test_a_refused_worker_removes_the_files_that_it_had_stored(own_system: OwnSystem, tmp_path: Path) -> None:
+    system = own_system()
+    system.start_server()
+    system.start_worker()
+    async with system.client() as client:
+        key = (await client.create({"task_name": "test.file", "seconds": 1}))[0]["key"]
+        await client.wait_for_status(key, "executing")
+        with redis.Redis.from_url(system.config.redis.url) as connection:
+            connection.hincrby(names.TASK + key, "attempt", 1)  # as if another worker had it by now
+            await eventually(lambda: connection.hget(names.TASK + key, "attempt") == b"2")
+        log = system.processes[1]
+        await eventually(lambda: f"{key} refused" in log.output)
+        await eventually(lambda: not list((system.config.data_dir / "files").rglob("output.txt")))
+
+
+async def test_the_declared_output_that_a_task_forgot_is_an_error(client: Client) -> None:
+    status = await client.run("test.forgets_file")
+    assert status["status"] == "error"
+    assert "did not write its output file 'output'" in status["result"]
+
+
+async def test_a_thousand_mixed_tasks_stream_to_their_ends(client: Client, system: System) -> None:
+    picture = f"{system.url}/static/sample.jpg"
+    definitions = [{"task_name": "hello", "name": str(index)} for index in range(900)]
+    for width in range(100):
+        thumb = {"task_name": "image.thumb", "url": picture, "width": 40 + width}
+        definitions.insert(9 * width, thumb if width % 5 else {"task_name": "image.info", "url": picture})
+    lines = await asyncio.wait_for(client.stream(*definitions), 55)
+    finals = [line for line in lines[1:] if line["status"] in ("success", "error")]
+    assert len(finals) == 1000
+    by_key = {line["key"]: line for line in finals}
+    for definition, first in zip(definitions, lines[0], strict=True):
+        result = by_key[first["key"]]["result"]
+        match definition["task_name"]:
+            case "hello":
+                assert result == f"Hello {definition['name']}"
+            case "image.info":
+                assert result["content_type"] == "image/jpeg"
+            case "image.thumb":
+                assert result["width"] == definition["width"]
+                async with client.session.get(result["output"]) as response:
+                    assert response.status == 200
+                    assert (await response.read())[:2] == b"\xff\xd8"
+    async with client.session.delete(f"/v1/tasks/{lines[0][0]['key']}", headers=SECRET) as response:
+        assert (await response.json()) == by_key[lines[0][0]["key"]], "cancelling what is final changes nothing"

@@ -1,0 +1,249 @@
+"""Tasks that behave and misbehave in every way that the tests need."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from dragon.task import AsyncContext, Context, HttpUrl, OutputFile, TaskError, task
+
+
+@task("test.echo")
+def echo(
+    ctx: Context,
+    text: str = "",
+    number: int = 0,
+    ratio: float = 0.0,
+    flag: bool = False,
+    words: list[str] | None = None,
+    url: HttpUrl | None = None,
+    name: str = "",
+    key: str = "",
+) -> Any:
+    """Give back what came in."""
+    return {
+        "text": text,
+        "number": number,
+        "ratio": ratio,
+        "flag": flag,
+        "words": words,
+        "url": url,
+        "name": name,
+        "key": key,
+    }
+
+
+@task("test.value")
+def value(ctx: Context, kind: str = "null") -> Any:
+    """Return a value that is easily taken for none."""
+    return {"null": None, "zero": 0, "empty": "", "false": False, "list": [], "object": {}}[kind]
+
+
+@task("test.progress")
+def progress(ctx: Context, steps: int = 3, delay: float = 0.02) -> str:
+    """Report progress, `null` first."""
+    ctx.progress(None)
+    for step in range(steps):
+        time.sleep(delay)
+        ctx.progress({"step": step})
+    return "done"
+
+
+@task("test.sleep", timeout=60)
+def sleep(ctx: Context, seconds: float = 0.1) -> float:
+    """Take a while, in a `def` task."""
+    ctx.progress("asleep")
+    time.sleep(seconds)
+    return seconds
+
+
+@task("test.async_sleep", timeout=60)
+async def async_sleep(ctx: AsyncContext, seconds: float = 0.1) -> float:
+    """Take a while, in an `async def` task."""
+    ctx.progress("asleep")
+    await asyncio.sleep(seconds)
+    return seconds
+
+
+@task("test.count_starts", max_attempts=3)
+def count_starts(ctx: Context, path: str, seconds: float = 0.0) -> int:
+    """Note each start in a file, and then take a while."""
+    with Path(path).open("a") as file:
+        file.write(f"{ctx.key} {ctx.attempt}\n")
+    time.sleep(seconds)
+    return ctx.attempt
+
+
+@task("test.raise")
+def raise_(ctx: Context) -> None:
+    """Fail with an exception that the client must not see."""
+    raise RuntimeError("a secret detail")
+
+
+@task("test.task_error")
+def task_error(ctx: Context, message: str = "meant for the client") -> None:
+    """Fail with a message for the client."""
+    raise TaskError(message)
+
+
+@task("test.unserializable")
+def unserializable(ctx: Context) -> Any:
+    """Return something that JSON cannot say."""
+    return {"an object": object()}
+
+
+@task("test.large")
+def large(ctx: Context, size: int) -> str:
+    """Return a large result."""
+    return "x" * size
+
+
+@task("test.print")
+def print_(ctx: Context) -> str:
+    """Write to standard output and error, and close them."""
+    print("x" * 100_000)
+    print("to stderr", file=sys.stderr)
+    with contextlib.suppress(OSError):
+        os.close(1)
+    return "printed"
+
+
+@task("test.exit")
+def exit_(ctx: Context) -> None:
+    """Leave with sys.exit."""
+    sys.exit(3)
+
+
+@task("test.die", max_attempts=2)
+def die(ctx: Context, how: str = "exit") -> None:
+    """End the process: `exit` with a code, `kill` by a signal."""
+    if how == "exit":
+        os._exit(7)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@task("test.die_once", max_attempts=3)
+def die_once(ctx: Context) -> int:
+    """Crash on the first attempt only."""
+    if ctx.attempt == 1:
+        os._exit(1)
+    return ctx.attempt
+
+
+@task("test.never_ends", timeout=1)
+def never_ends(ctx: Context) -> None:
+    """Loop for ever, ignoring SIGTERM."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    while True:
+        time.sleep(0.1)
+
+
+@task("test.async_never_ends", timeout=1)
+async def async_never_ends(ctx: AsyncContext) -> None:
+    """Refuse to be cancelled."""
+    while True:
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            pass
+
+
+@task("test.async_blocks", timeout=1)
+async def async_blocks(ctx: AsyncContext) -> None:
+    """Block the event loop of all `async def` tasks."""
+    while True:
+        time.sleep(0.1)
+
+
+@task("test.spawn", timeout=60)
+def spawn(ctx: Context, path: str, detached: bool = False, seconds: float = 60) -> None:
+    """Start a process of one's own, note its pid, and wait."""
+    process = subprocess.Popen(["sleep", "600"], start_new_session=detached)
+    Path(path).write_text(f"{os.getpid()} {process.pid}")
+    time.sleep(seconds)
+
+
+@task("test.environment")
+def environment(ctx: Context) -> Any:
+    """Tell the names in the environment."""
+    return sorted(os.environ)
+
+
+@dataclasses.dataclass
+class TwoFiles:
+    """Two output files and a number."""
+
+    small: OutputFile
+    large: OutputFile
+    count: int
+
+
+@task("test.two_files")
+def two_files(ctx: Context, text: str = "text") -> TwoFiles:
+    """Write two output files."""
+    small, large = ctx.output_file("small", ".txt"), ctx.output_file("large", ".txt")
+    small.path.write_text(text)
+    large.path.write_text(text * 1000)
+    return TwoFiles(small, large, 2)
+
+
+@dataclasses.dataclass
+class OneFile:
+    """One output file and nothing else."""
+
+    output: OutputFile
+
+
+@task("test.file")
+def file(ctx: Context, text: str = "text", extension: str = ".txt", seconds: float = 0.0) -> OneFile:
+    """Write one output file after a while."""
+    time.sleep(seconds)
+    output = ctx.output_file("output", extension)
+    output.path.write_text(text)
+    return OneFile(output)
+
+
+@task("test.forgets_file")
+def forgets_file(ctx: Context) -> OneFile:
+    """Declare an output file and not write it."""
+    return OneFile(ctx.output_file("output", ".txt"))
+
+
+@task("test.fetch")
+def fetch(ctx: Context, url: HttpUrl) -> int:
+    """Download and tell the size."""
+    return ctx.fetch(url).stat().st_size
+
+
+@task("test.async_fetch")
+async def async_fetch(ctx: AsyncContext, urls: list[HttpUrl]) -> list[int]:
+    """Download several at a time and tell the sizes."""
+    paths = await asyncio.gather(*(ctx.fetch(url) for url in urls))
+    return [path.stat().st_size for path in paths]
+
+
+@task("test.high", queue="high")
+def high(ctx: Context) -> str:
+    """Run in the urgent queue."""
+    return "high"
+
+
+@task("test.low", queue="low")
+def low(ctx: Context) -> str:
+    """Run in the patient queue."""
+    return "low"
+
+
+@task("test.scratch")
+def scratch(ctx: Context) -> str:
+    """Leave a file in the scratch folder and tell where that is."""
+    (ctx.scratch / "left").write_text("x")
+    return str(ctx.scratch)

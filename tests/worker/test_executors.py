@@ -1,0 +1,122 @@
+"""Executor processes: they end with what they started, hold no secrets, and leave nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.system import Client, System, eventually, wait_until
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; a zombie does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+async def spawned(client: Client, path: Path, **parameters: object) -> tuple[str, int, int]:
+    """Starts a task that starts a process; returns its key, the executor's pid, the process's."""
+    status = (await client.create({"task_name": "test.spawn", "path": str(path), **parameters}))[0]
+    text = await eventually(lambda: path.exists() and path.read_text())
+    executor, process = (int(pid) for pid in text.split())
+    assert is_alive(executor)
+    assert is_alive(process)
+    return status["key"], executor, process
+
+
+@pytest.mark.parametrize("detached", [False, True])
+async def test_a_cancelled_task_ends_with_the_processes_that_it_started(
+    client: Client, tmp_path: Path, detached: bool
+) -> None:
+    key, executor, process = await spawned(client, tmp_path / "pids", detached=detached)
+    async with client.session.delete(f"/v1/tasks/{key}", headers={"Authorization": "Secret 123456"}) as response:
+        cancelled = await response.json()
+    assert (cancelled["status"], cancelled["result"]) == ("error", "cancelled")
+    await eventually(lambda: not is_alive(executor) and not is_alive(process), 5)
+    assert (await client.status(key))[0] == cancelled
+
+
+async def test_a_killed_worker_takes_its_executors_and_their_processes_along(
+    own_system: object, tmp_path: Path
+) -> None:
+    system: System = own_system()  # type: ignore[operator]
+    system.start_server()
+    worker = system.start_worker("--executors", "1")
+    async with system.client() as client:
+        for detached in (False, True):
+            _, executor, process = await spawned(client, tmp_path / f"pids{detached}", detached=detached)
+            worker.kill()
+            await eventually(
+                lambda executor=executor, process=process: not (is_alive(executor) or is_alive(process)), 5
+            )
+            (tmp_path / f"pids{detached}").unlink()
+            worker = system.start_worker("--executors", "2")
+
+
+async def test_a_killed_fork_server_ends_the_worker_and_all_below_it(own_system: object, tmp_path: Path) -> None:
+    system: System = own_system()  # type: ignore[operator]
+    system.start_server()
+    worker = system.start_worker("--executors", "1")
+    async with system.client() as client:
+        _, executor, process = await spawned(client, tmp_path / "pids")
+        fork_server = int(Path(f"/proc/{executor}/stat").read_text().rpartition(")")[2].split()[1])
+        os.kill(fork_server, 9)
+        await eventually(lambda: not is_alive(executor) and not is_alive(process), 5)
+        await asyncio.to_thread(worker.popen.wait, 20)
+        assert "the fork server is gone" in worker.output
+
+
+async def test_executors_hold_no_credentials(client: Client) -> None:
+    names = (await client.run("test.environment"))["result"]
+    assert "PATH" in names
+    assert not [name for name in names if "REDIS" in name or "SECRET" in name or "ACCOUNTS" in name]
+
+
+async def test_scratch_folders_are_removed(client: Client) -> None:
+    status = await client.run("test.scratch")
+    folder = Path(status["result"])
+    await eventually(lambda: not folder.exists())
+
+
+async def test_a_new_worker_removes_the_scratch_folders_of_dead_ones(own_system: object, tmp_path: Path) -> None:
+    system: System = own_system()  # type: ignore[operator]
+    worker = system.start_worker()
+    folders = list(system.config.scratch_dir.iterdir())
+    assert len(folders) == 1
+    worker.kill()
+    second = system.start_worker()
+    wait_until(lambda: not folders[0].exists())
+    assert second.popen.poll() is None
+
+
+async def test_a_download_is_refused_by_the_guard_and_allowed_by_the_setting(own_system: object) -> None:
+    system: System = own_system(fetch__allow=())  # type: ignore[operator]
+    system.start_server()
+    system.start_worker()
+    url = f"{system.url}/healthz"
+    async with system.client() as client:
+        refused = await client.run("test.fetch", url=url)
+        assert refused["status"] == "error"
+        assert refused["result"] == f"File '{url}' cannot be fetched: its address is not allowed"
+        sample = await client.run("test.fetch", url=f"{system.url}/static/sample.jpg")
+        assert (sample["status"], sample["result"] > 100_000) == ("success", True)
+
+
+async def test_async_tasks_download_several_at_a_time(client: Client, system: System) -> None:
+    urls = [f"{system.url}/healthz", f"{system.url}/readyz", f"{system.url}/healthz?2"]
+    status = await client.run("test.async_fetch", urls=urls)
+    assert status["status"] == "success", status
+    assert len(status["result"]) == 3
+
+
+async def test_async_tasks_run_many_at_a_time_in_one_executor(client: Client) -> None:
+    statuses = await client.create(*[{"task_name": "test.async_sleep", "seconds": 0.5}] * 20, block=True)
+    assert {status["status"] for status in statuses} == {"success"}
+    started = max(status["events"]["started"] for status in statuses)
+    completed = min(status["events"]["completed"] for status in statuses)
+    assert started < completed, "the last one started before the first one ended"
