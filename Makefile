@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 TESTS  ?= -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check format browser clean
+.PHONY: help setup run test check bench format browser clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ check: $(VENV)/.installed-test ## format, lint and types only
 format: $(VENV)/.installed-test ## write the code as `make check` wants it
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.installed-test ## dragon beside its yardsticks: a table of ratios
+	$(BIN)/python -m bench
 
 browser: ## install Chromium for the browser tests, if it is missing and that is possible
 	@.ci/browser
