@@ -1,0 +1,86 @@
+"""What every answer has in common: CORS, the JSON shapes of errors, and that nothing is ever a traceback or HTML."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+from dragon.errors import BadRequest, DragonError
+
+log = logging.getLogger("dragon.server")
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+_ALLOWED_HEADERS = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID"
+_NO_STORE = {"Cache-Control": "no-store"}
+_PREFLIGHT = {
+    "Access-Control-Allow-Methods": "GET, HEAD, POST, DELETE, OPTIONS",
+    "Access-Control-Allow-Headers": _ALLOWED_HEADERS,
+    "Access-Control-Max-Age": "86400",
+}
+
+
+def json_answer(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
+    """A JSON answer, not to be kept by caches unless `headers` say so; bytes are taken as JSON that is already made."""
+    body = value if isinstance(value, bytes) else orjson.dumps(value)
+    return web.Response(body=body, status=status, headers=_NO_STORE | (headers or {}), content_type="application/json")
+
+
+def error_body(error: DragonError) -> dict[str, Any]:
+    """The shape of an error in version 1: all parameter errors of a 400, the message of anything else."""
+    if isinstance(error, BadRequest):
+        return {"status": "error", "errors": [item.as_dict() for item in error.errors]}
+    return {"status": "error", "message": error.message}
+
+
+def error_answer(error: DragonError) -> web.Response:
+    headers = {"Cache-Control": "no-store"}
+    if error.retry_after is not None:
+        headers["Retry-After"] = str(max(1, round(error.retry_after)))
+    return json_answer(error_body(error), error.http_status, headers)
+
+
+async def add_common_headers(_request: web.Request, response: web.StreamResponse) -> None:
+    """Runs before any answer is sent."""
+    put_common_headers(response)
+
+
+def put_common_headers(response: web.StreamResponse) -> None:
+    """What every answer has: a browser client that cannot read a 401 dies silently."""
+    response.headers["Access-Control-Allow-Origin"] = "*"
+    response.headers.setdefault("X-Content-Type-Options", "nosniff")
+    response.headers["Server"] = "dragon"
+
+
+@web.middleware
+async def answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turns whatever goes wrong into the contract's shape, and answers preflights on every path."""
+    if request.method == "OPTIONS":
+        return web.Response(status=204, headers=_PREFLIGHT)
+    try:
+        return await handler(request)
+    except DragonError as error:
+        if error.http_status >= 500:
+            log.warning("%s %s: %d %s", request.method, request.path, error.http_status, error.message)
+        return error_answer(error)
+    except web.HTTPMethodNotAllowed as error:
+        allowed = ", ".join(sorted(error.allowed_methods))
+        body = {"status": "error", "message": f"{request.method} is not allowed here, use {allowed}"}
+        return json_answer(body, 405, {"Allow": allowed, "Cache-Control": "no-store"})
+    except web.HTTPException as error:
+        if error.status < 400:
+            raise
+        text = "there is nothing at this path, see /docs" if error.status == 404 else error.reason
+        return json_answer({"status": "error", "message": text}, error.status, {"Cache-Control": "no-store"})
+    except ConnectionResetError:
+        raise
+    except Exception:
+        reference = secrets.token_hex(4)
+        log.exception("%s %s: internal error, reference %s", request.method, request.path, reference)
+        body = {"status": "error", "message": f"internal error, the log has it under reference {reference}"}
+        return json_answer(body, 500, {"Cache-Control": "no-store"})

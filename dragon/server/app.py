@@ -1,0 +1,102 @@
+"""Where a server is built: read `create_app` from top to bottom."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import AsyncIterator
+
+from aiohttp import web
+
+from dragon.auth import Accounts, check_loopback
+from dragon.config import Config
+from dragon.connections import Redis
+from dragon.feed import Feed
+from dragon.files import open_files
+from dragon.server.answers import add_common_headers, answer_errors
+from dragon.server.health import Health
+from dragon.server.outputs import Outputs
+from dragon.server.pages import Pages
+from dragon.server.protocol import Runner
+from dragon.server.v1 import Version1
+from dragon.service import Service
+from dragon.task import load_tasks
+
+log = logging.getLogger("dragon.server")
+
+KEEP_ALIVE = 75.0  # seconds; aiohttp's own default is an hour
+LINE_LIMIT = 64 * 1024  # bytes of a request line: a long list of keys in a querystring
+
+SERVICE: web.AppKey[Service] = web.AppKey("service", Service)
+
+
+def create_app(config: Config, redis_url: str) -> web.Application:
+    """Builds the application of one server process; `redis_url` is the Redis in force. Raises ConfigError."""
+    accounts = Accounts(config.accounts_file)
+    check_loopback(accounts, config)
+    registry = load_tasks(config.tasks.modules)
+    files = open_files(config)
+    redis = Redis(redis_url, config.redis.timeout)
+    feed = Feed(redis, redis_url, config.redis.timeout)
+    service = Service(config, redis, feed, registry, files)
+
+    app = web.Application(middlewares=[answer_errors], client_max_size=config.server.max_body_bytes)
+    app[SERVICE] = service
+    app.on_response_prepare.append(add_common_headers)
+    app.add_routes(Version1(service, accounts).routes())
+    app.add_routes(Outputs(files, config.files.life).routes())
+    app.add_routes(Health(service).routes())
+    app.add_routes(Pages(config, registry).routes())
+
+    async def run_feed(_app: web.Application) -> AsyncIterator[None]:
+        task = asyncio.create_task(feed.run(), name="feed")
+        refresher = asyncio.create_task(_refresh_accounts(accounts), name="accounts")
+        yield
+        for running in (task, refresher):
+            running.cancel()
+        await asyncio.gather(task, refresher, return_exceptions=True)
+        await redis.close()
+
+    async def end_streams(_app: web.Application) -> None:
+        feed.close()
+
+    app.cleanup_ctx.append(run_feed)
+    app.on_shutdown.append(end_streams)
+    return app
+
+
+async def _refresh_accounts(accounts: Accounts) -> None:
+    while True:
+        await asyncio.sleep(1)
+        accounts.refresh()
+
+
+async def serve(config: Config, redis_url: str, *, reuse_port: bool = False) -> None:
+    """Runs one server process until SIGTERM or SIGINT, then ends streams and finishes what runs."""
+    app = create_app(config, redis_url)
+    runner = Runner(
+        app,
+        access_log=None,  # aiohttp's prints querystrings, that is, keys
+        handler_cancellation=True,  # else an idle stream would never learn that its client has left
+        keepalive_timeout=KEEP_ALIVE,
+        max_line_size=LINE_LIMIT,
+        max_field_size=16 * 1024,
+        shutdown_timeout=config.server.stop_grace,
+    )
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, config.server.host, config.server.port, reuse_port=reuse_port or None, backlog=1024)
+        await site.start()
+        print(f"dragon server listening on {config.public_url}", flush=True)
+        await _until_stopped()
+    finally:
+        await runner.cleanup()
+
+
+async def _until_stopped() -> None:
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    await stopped.wait()

@@ -1,0 +1,797 @@
+"""/openapi.json: the contract for machines (OpenAPI 3.1), written by hand around the schemas of the tasks' signatures.
+
+The page at /docs is made of it too. tests/server/test_pages.py holds it against the routes and against real answers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from dragon import __version__
+from dragon.config import Config
+from dragon.definition import NAME_LIMIT, RESERVED
+from dragon.task import Registry, Task
+
+Schema = dict[str, Any]
+
+_KEY_PATTERN = "^[A-Z2-7]{26}$"
+_EXAMPLE_KEY = "6GRQ3H5EHU7GXUTIOSS2GUDPGQ"
+_QUEUED = {"status": "queued", "key": _EXAMPLE_KEY, "events": {"queued": "2013-04-03T15:47:27.703674+00:00"}}
+_FAILED = {
+    "status": "error",
+    "key": _EXAMPLE_KEY,
+    "events": {"queued": "2013-04-03T15:47:27.703717+00:00", "completed": "2013-04-03T15:47:27.729026+00:00"},
+    "result": "File 'http://files.com/cat.jpeg' is not a valid image file",
+}
+_FINAL = {
+    "status": "success",
+    "key": _EXAMPLE_KEY,
+    "events": {
+        "queued": "2013-04-03T15:47:27.703674+00:00",
+        "started": "2013-04-03T15:47:27.707526+00:00",
+        "completed": "2013-04-03T15:47:27.726229+00:00",
+    },
+    "result": "Hello John",
+}
+
+_ABOUT = """\
+Post named task definitions, and follow the status of every task as it changes.
+
+Bodies are JSON in UTF-8 whatever the Content-Type says, so a browser needs no preflight. Every answer carries \
+`Access-Control-Allow-Origin: *`, `OPTIONS` answers on every path, and `HEAD` wherever `GET` does, except on the calls \
+that create or follow tasks (`create_file`, `status`, `status_stream`).
+
+Creating tasks needs credentials: a secret key (for servers), or an api key together with the page that sends the \
+request, which must be on the account's whitelist (for pages). A key stands in the `Authorization` header (`Secret \
+KEY` or `Api-Key KEY`), in the body (`secret`, `api_key`) or, for `GET`, in the querystring; the header wins over the \
+body, the body over the querystring. Reading needs none: a task's key is 128 random bits and is itself the permission.
+
+A request that is wrong as a whole is a 400 and creates nothing. A task that is wrong by itself (unknown name, wrong \
+parameters) is an ordinary status of a task that has already ended in an error, and the other tasks go on.
+"""
+
+_TAGS = {
+    "create and follow": "Create tasks, follow them, cancel them.",
+    "output files": "Wait for a task, and be led to its output file.",
+    "server": "What the server says of itself.",
+    "pages": "Pages for people, and what they are made of.",
+}
+
+
+def demo_secret(config: Config) -> str:
+    """The secret key for examples: the demo account's, which everybody knows, where there may be a demo account."""
+    return "123456" if config.listens_on_loopback else "YOUR-SECRET-KEY"
+
+
+def build_document(config: Config, registry: Registry) -> dict[str, Any]:
+    """The whole document."""
+    tasks = [registry.tasks[name] for name in sorted(registry.tasks)]
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "dragon",
+            "version": __version__,
+            "summary": "A streaming task queue.",
+            "description": _ABOUT,
+        },
+        "servers": [{"url": config.public_url}],
+        "tags": [{"name": name, "description": text} for name, text in _TAGS.items()],
+        "paths": _paths(config),
+        "components": {
+            "schemas": _schemas(config) | _task_schemas(tasks),
+            "responses": _RESPONSES,
+            "headers": _HEADERS,
+            "securitySchemes": _SECURITY_SCHEMES,
+        },
+    }
+
+
+# --- Schemas ----------------------------------------------------------------------------------------------------------
+
+
+def _ref(name: str, kind: str = "schemas") -> Schema:
+    return {"$ref": f"#/components/{kind}/{name}"}
+
+
+def _object(properties: Mapping[str, Any], required: Iterable[str] = (), **more: Any) -> Schema:
+    schema: Schema = {"type": "object", "properties": dict(properties), **more}
+    return schema | {"required": list(required)} if required else schema
+
+
+def _one_or_many(schema: Schema, most: int | None = None) -> Schema:
+    return {"anyOf": [schema, {"type": "array", "items": schema, "minItems": 1} | ({"maxItems": most} if most else {})]}
+
+
+_DATE: Schema = {"type": "string", "format": "date-time", "examples": ["2013-04-03T15:47:27.707526+00:00"]}
+_KEY: Schema = {
+    "type": "string",
+    "pattern": _KEY_PATTERN,
+    "description": "A task's key: 16 random bytes in unpadded base32.",
+    "examples": [_EXAMPLE_KEY],
+}
+_FLAG: Schema = {"enum": [True, False, "true", "false", 1, 0, "1", "0", None], "default": False}
+_CREDENTIALS: Schema = {
+    "secret": {"type": ["string", "null"], "description": "A secret key, unless it is in the Authorization header."},
+    "api_key": {"type": ["string", "null"], "description": "An api key, unless it is in the Authorization header."},
+}
+
+
+def _timeout(config: Config) -> Schema:
+    most = config.server.block_timeout
+    text = f"How long to wait with `block`, in seconds; more than {most:g} counts as {most:g}."
+    return {"type": ["number", "string", "null"], "minimum": 0, "default": most, "description": text}
+
+
+def _schemas(config: Config) -> dict[str, Schema]:
+    """The shapes of the contract that are no task's."""
+    most = config.server.max_tasks_per_call
+    block = _FLAG | {"description": "Answer when all tasks are final, or when `timeout` is over."}
+    waiting = {"block": block, "timeout": _timeout(config)}
+    keys = _one_or_many(_ref("Key"), most) | {"description": "Task keys."}
+    definitions = _one_or_many(_ref("TaskDefinition"), most) | {"description": "Task definitions."}
+    details = _FLAG | {"description": "Add `task_name`, `parameters`, `task_metas`, `attempt`, `worker`, `expires`."}
+    return {
+        "Key": _KEY,
+        "Status": _STATUS,
+        "DetailedStatus": {"allOf": [_ref("Status"), _object(_DETAILS)]},
+        "Message": _object(
+            {"status": {"const": "error"}, "message": {"type": "string"}},
+            ["status", "message"],
+            description="Any error but a 400: one sentence for the reader.",
+        ),
+        "ParameterErrors": _PARAMETER_ERRORS,
+        "CreateBody": _object({"tasks": definitions, **waiting, **_CREDENTIALS}, ["tasks"]),
+        "CreateStreamBody": _object({"tasks": definitions, **_CREDENTIALS}, ["tasks"]),
+        "CreateFileBody": _object({"task": _ref("TaskDefinition"), **_CREDENTIALS}, ["task"]),
+        "StatusBody": _object({"tasks": keys, **waiting, "details": details}, ["tasks"]),
+        "StatusStreamBody": _object({"tasks": keys}, ["tasks"]),
+        "CatalogueEntry": _CATALOGUE_ENTRY,
+    }
+
+
+_STATUS = _object(
+    {
+        "status": {
+            "enum": ["queued", "executing", "success", "error"],
+            "description": "`success` and `error` are final.",
+        },
+        "key": _ref("Key"),
+        "events": _object(
+            {
+                "queued": _DATE | {"description": "Always there."},
+                "started": _DATE | {"description": "Once a worker has it."},
+                "completed": _DATE | {"description": "At the end."},
+            },
+            description="Always there, except for a key that nobody knows.",
+        ),
+        "progress": {"description": "Once the task reported one: any JSON value, `null` included; 0 to 100 by custom."},
+        "result": {
+            "description": "With success and error, and with executing when there is a partial result: any JSON value, "
+            '`null` included. For an error the message, or `{"parameters": {name: [sentences]}}`.'
+        },
+    },
+    ["status", "key"],
+    description="One status of one task, always whole.",
+    examples=[_FINAL],
+)
+
+_DETAILS = {
+    "task_name": {"type": "string"},
+    "parameters": {"type": "object"},
+    "task_metas": {"type": ["object", "null"], "description": "The client's own object, as it was given."},
+    "attempt": {"type": "integer", "description": "0 until a worker has it."},
+    "worker": {"type": ["string", "null"]},
+    "expires": {"anyOf": [_DATE, {"type": "null"}], "description": "When the status and its files are forgotten."},
+}
+
+_PARAMETER_ERRORS = _object(
+    {
+        "status": {"const": "error"},
+        "errors": {
+            "type": "array",
+            "minItems": 1,
+            "items": _object(
+                {
+                    "name": {"type": "string", "description": "With a path for nested ones: `tasks.0.task_name`."},
+                    "location": {"enum": ["body", "querystring", "path", "header"]},
+                    "description": {"type": "string"},
+                },
+                ["name", "location", "description"],
+            ),
+        },
+    },
+    ["status", "errors"],
+    description="A 400: all errors of the request at once.",
+    examples=[
+        {"status": "error", "errors": [{"name": "tasks", "location": "body", "description": "tasks is missing"}]}
+    ],
+)
+
+_CATALOGUE_ENTRY = _object(
+    {
+        "name": {"type": "string"},
+        "description": {"type": "string"},
+        "parameters": {"type": "object", "description": "JSON Schema of the parameters."},
+        "result": {"type": "object", "description": "JSON Schema of the result."},
+        "output_files": {"type": "array", "items": {"type": "string"}},
+        "queue": {"type": "string"},
+        "timeout": {"type": "number", "description": "Seconds of one attempt."},
+        "max_attempts": {"type": "integer"},
+        "workers": {"type": "integer", "description": "How many workers serve it now."},
+    },
+    ["name", "description", "parameters", "result", "output_files", "queue", "timeout", "max_attempts", "workers"],
+)
+
+
+# --- The tasks' own schemas -------------------------------------------------------------------------------------------
+
+
+def _task_schemas(tasks: list[Task]) -> dict[str, Schema]:
+    """Three components for each task: its parameters, its result, and the definition that a client posts."""
+    components: dict[str, Schema] = {}
+    for task in tasks:
+        entry = task.describe()
+        name = component_name(task.name)
+        parameters = _hoisted(entry["parameters"], f"{name}.parameters", components)
+        components[f"{name}.parameters"] = parameters
+        components[f"{name}.result"] = _hoisted(entry["result"], f"{name}.result", components)
+        components[name] = _definition(task, parameters)
+    components["TaskDefinition"] = _any_definition(tasks)
+    return components
+
+
+def component_name(task_name: str) -> str:
+    """The component of a task's definition: its name, in the characters that OpenAPI allows there."""
+    return "task." + re.sub(r"[^A-Za-z0-9._-]", "_", task_name)
+
+
+def _definition(task: Task, parameters: Schema) -> Schema:
+    """Parameters and envelope in one object, as they stand in a body; extra members are errors of that task."""
+    properties = {
+        "task_name": {"const": task.name},
+        **parameters.get("properties", {}),
+        "task_metas": {
+            "type": ["object", "null"],
+            "description": "Any object of the client's own, given back with `details`.",
+        },
+    }
+    reserved = {name: {"description": "Reserved for version 2."} for name in sorted(RESERVED - properties.keys())}
+    return _object(
+        properties | reserved,
+        ["task_name", *parameters.get("required", [])],
+        description=task.description,
+        additionalProperties=False,
+        **{"x-task": {"output_files": list(task.outputs), "timeout": task.timeout, "max_attempts": task.max_attempts}},
+    )
+
+
+def _any_definition(tasks: list[Task]) -> Schema:
+    about = "An object with `task_name`; its other members are the task's parameters."
+    if not tasks:
+        name = {"type": "string", "minLength": 1, "maxLength": NAME_LIMIT}
+        return _object({"task_name": name}, ["task_name"], description=about)
+    refs = {task.name: _ref(component_name(task.name)) for task in tasks}
+    mapping = {name: ref["$ref"] for name, ref in refs.items()}
+    return {
+        "description": about,
+        "oneOf": list(refs.values()),
+        "discriminator": {"propertyName": "task_name", "mapping": mapping},
+    }
+
+
+def _hoisted(schema: Any, prefix: str, components: dict[str, Schema]) -> Any:
+    """The schema with its `$defs` moved into components: inside a larger document `#/$defs/X` would point nowhere."""
+    if isinstance(schema, list):
+        return [_hoisted(item, prefix, components) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    for name, definition in schema.get("$defs", {}).items():
+        components[f"{prefix}.{name}"] = _hoisted(definition, prefix, components)
+    moved = {name: _hoisted(value, prefix, components) for name, value in schema.items() if name != "$defs"}
+    if str(moved.get("$ref", "")).startswith("#/$defs/"):
+        moved["$ref"] = f"#/components/schemas/{prefix}.{moved['$ref'].removeprefix('#/$defs/')}"
+    return moved
+
+
+# --- Answers ----------------------------------------------------------------------------------------------------------
+
+
+def _content(schema: Schema, media: str = "application/json", example: Any = None) -> dict[str, Any]:
+    return {media: {"schema": schema} | ({} if example is None else {"example": example})}
+
+
+def _answer(description: str, content: dict[str, Any] | None = None, headers: Iterable[str] = ()) -> dict[str, Any]:
+    answer: dict[str, Any] = {"description": description}
+    if content:
+        answer["content"] = content
+    if headers:
+        answer["headers"] = {name: _ref(name, "headers") for name in headers}
+    return answer
+
+
+def _message(description: str, example: str, headers: Iterable[str] = ()) -> dict[str, Any]:
+    return _answer(description, _content(_ref("Message"), example={"status": "error", "message": example}), headers)
+
+
+_HEADERS: dict[str, Any] = {
+    name: {"description": text, "schema": {"type": "string"}}
+    for name, text in {
+        "Allow": "The methods that this path has.",
+        "Cache-Control": "How long a browser may keep it; `no-store` on every error.",
+        "ETag": "Send it back in `If-None-Match`.",
+        "Location": "Where the output file is.",
+        "Retry-After": "Seconds, where waiting helps.",
+    }.items()
+}
+
+_STREAM_EXAMPLE = (
+    '[{"status":"queued","key":"6GRQ3H5EHU7GXUTIOSS2GUDPGQ","events":{"queued":"2013-04-03T15:47:27.703674+00:00"}}]\n'
+    '{"status":"success","key":"6GRQ3H5EHU7GXUTIOSS2GUDPGQ","events":{"queued":"2013-04-03T15:47:27.703674+00:00",'
+    '"started":"2013-04-03T15:47:27.707526+00:00","completed":"2013-04-03T15:47:27.726229+00:00"},'
+    '"result":"Hello John"}\n'
+)
+
+_RESPONSES: dict[str, Any] = {
+    "Statuses": _answer(
+        "A list of statuses, in the order of `tasks`.",
+        _content({"type": "array", "items": _ref("Status")}, example=[_QUEUED]),
+    ),
+    "Stream": _answer(
+        "First a line with the list of the immediate statuses, in order; then a line for each update of any of them; "
+        "the body ends when all are final. A line always holds the full status. In silence a space is sent now and "
+        "then: leading white space of the next line. With `Accept: text/event-stream` the same lines come as `data:` "
+        "of server-sent events.",
+        _content({"type": "string"}, "application/x-ndjson", _STREAM_EXAMPLE)
+        | _content({"type": "string"}, "text/event-stream"),
+    ),
+    "ToFile": _answer(
+        "To the output file; or, when that takes long, to `/v1/file`, which waits on.",
+        headers=["Location", "Cache-Control"],
+    ),
+    "BadRequest": _answer(
+        "The request is wrong: all its errors at once.",
+        _content(_ref("ParameterErrors"), example=_PARAMETER_ERRORS["examples"][0]),
+    ),
+    "BadRequestOrFailedTask": _answer(
+        "The request is wrong, or the task ended in an error: then its status.",
+        _content({"anyOf": [_ref("ParameterErrors"), _ref("Status")]}, example=_FAILED),
+    ),
+    "Unauthorized": _message(
+        "Credentials are missing or wrong, or a limit of the account is reached; the message says which.",
+        "the page http://example.com is not on the account's whitelist",
+        ["Retry-After"],
+    ),
+    "FilenameError": _message(
+        "The task has no output file of that name. Known before anything is queued.",
+        "'medium' is not a valid filename, choose one of: 'small', 'large'",
+    ),
+    "UnknownKey": _message("Nobody knows the key, or its time is over.", "unknown task key"),
+    "UnknownKeyOrFilename": _message("The key is not known, or the filename not valid.", "unknown task key"),
+    "NoSuchFile": _message("There is no such file, or its time is over.", "there is no such file"),
+    "MethodNotAllowed": _message("This path has other methods.", "PUT is not allowed here, use GET", ["Allow"]),
+    "TooLarge": _message(
+        "The body is too large.", "the request body is larger than 1048576 bytes: send several smaller requests"
+    ),
+    "InternalError": _message("A defect of dragon's.", "internal error, the log has it under reference 1f9a0c3e"),
+    "Unavailable": _message(
+        "Redis cannot be reached. Nothing was created.", "Redis cannot be reached", ["Retry-After"]
+    ),
+    "NotModified": _answer("You have it already.", headers=["ETag", "Cache-Control"]),
+}
+
+_SECURITY_SCHEMES: dict[str, Any] = {
+    "secretHeader": {
+        "type": "apiKey",
+        "in": "header",
+        "name": "Authorization",
+        "description": "`Secret KEY`. For servers; never in a page. Or `secret` in the body.",
+    },
+    "apiKeyHeader": {
+        "type": "apiKey",
+        "in": "header",
+        "name": "Authorization",
+        "description": "`Api-Key KEY`, and the page in Origin or Referer. Or `api_key` in the body.",
+    },
+    "secretQuery": {"type": "apiKey", "in": "query", "name": "secret", "description": "A secret key."},
+    "apiKeyQuery": {
+        "type": "apiKey",
+        "in": "query",
+        "name": "api_key",
+        "description": "An api key, and the page in Origin or Referer: for <img>.",
+    },
+}
+
+# The empty one: credentials may stand in the body, which OpenAPI cannot say, or (GET) be a signature, or not be needed
+# by an account that allows images without a key.
+_BY_HEADER: list[dict[str, list[str]]] = [{"secretHeader": []}, {"apiKeyHeader": []}]
+_BY_HEADER_OR_BODY = [*_BY_HEADER, {}]
+_ANYWHERE = [*_BY_HEADER, {"secretQuery": []}, {"apiKeyQuery": []}, {}]
+
+
+# --- Paths ------------------------------------------------------------------------------------------------------------
+
+
+def _paths(config: Config) -> dict[str, Any]:
+    paths: dict[str, Any] = {}
+    for names, method, operation in [*_task_calls(config), *_file_calls(config), *_server_calls(), *_page_calls()]:
+        for path in names:
+            parameters = [*_path_parameters(path), *operation.get("parameters", [])]
+            placed = operation | ({"parameters": parameters} if parameters else {})
+            placed["operationId"] = _operation_id(method, path)
+            _add_curl(config, placed, path)
+            paths.setdefault(path, {})[method] = placed
+    return paths
+
+
+_Call = tuple[tuple[str, ...], str, dict[str, Any]]
+
+
+def _operation(
+    tag: str, summary: str, description: str, responses: Mapping[str, Any], curl: str = "", **more: Any
+) -> dict[str, Any]:
+    common = {"405": _ref("MethodNotAllowed", "responses"), "500": _ref("InternalError", "responses")}
+    answers = {
+        code: _ref(answer, "responses") if isinstance(answer, str) else answer for code, answer in responses.items()
+    }
+    operation: dict[str, Any] = {"tags": [tag], "summary": summary, "description": description, **more}
+    operation["responses"] = dict(sorted((answers | common).items()))
+    return operation | {"curl": curl}
+
+
+def _add_curl(config: Config, operation: dict[str, Any], path: str) -> None:
+    """`$ADDRESS`, `$SECRET` and `$PATH` of the example become what they are on this server."""
+    lines = operation.pop("curl")
+    filled_path = path.replace("{filename}", "thumb.jpg")
+    for place, value in (("ADDRESS", config.public_url), ("SECRET", demo_secret(config)), ("PATH", filled_path)):
+        lines = lines.replace(f"${place}", value)
+    if lines:
+        operation["x-codeSamples"] = [{"lang": "Shell", "label": "curl", "source": lines}]
+
+
+def _operation_id(method: str, path: str) -> str:
+    words = re.findall(r"[a-z0-9]+", path.removeprefix("/v1").lower()) or ["index"]
+    return "_".join([method, *words])
+
+
+def _path_parameters(path: str) -> Iterator[dict[str, Any]]:
+    about = {
+        "filename": (
+            "Which output file. A task with a single one takes any name.",
+            {"type": "string", "maxLength": 255},
+        ),
+        "key": ("The task's key.", _ref("Key")),
+        "name": ("The file's name.", {"type": "string"}),
+    }
+    for name in re.findall(r"\{(\w+)\}", path):
+        text, schema = about[name]
+        yield {"name": name, "in": "path", "required": True, "description": text, "schema": schema}
+
+
+def _query(name: str, text: str, schema: Schema, *, required: bool = False, **more: Any) -> dict[str, Any]:
+    return {"name": name, "in": "query", "required": required, "description": text, "schema": schema, **more}
+
+
+def _body(schema: str, example: Any) -> dict[str, Any]:
+    return {"required": True, "content": _content(_ref(schema), example=example)}
+
+
+_IDEMPOTENCY_KEY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "description": "A repetition with the same key within a day joins the same tasks instead of creating them again.",
+    "schema": {"type": "string", "maxLength": 255},
+}
+_LAST_EVENT_ID = {
+    "name": "Last-Event-ID",
+    "in": "header",
+    "description": "Sent by EventSource when it comes back; `end` is answered with 204, and it stays away.",
+    "schema": {"type": "string"},
+}
+_TASK_KEYS = _query(
+    "tasks",
+    "Task keys; repeat it for several.",
+    {"type": "array", "items": _ref("Key"), "minItems": 1},
+    required=True,
+    style="form",
+    explode=True,
+)
+_TEXT_FLAG: Schema = {"enum": ["true", "false", "1", "0", ""], "default": "false"}
+_HELLO = {"tasks": [{"task_name": "hello", "name": "John"}, {"task_name": "hello", "name": "Jane"}]}
+_ONE_KEY = {"tasks": [_EXAMPLE_KEY]}
+_MAKE_KEY = """KEY=$(curl -s $ADDRESS/v1/create -H 'Authorization: Secret $SECRET' \\
+  -d '{"tasks": {"task_name": "countdown"}}' | grep -o '[A-Z2-7]\\{26\\}')
+"""
+_MAKE_FILE_KEY = """KEY=$(curl -s $ADDRESS/v1/create -H 'Authorization: Secret $SECRET' \\
+  -d '{"tasks": {"task_name": "image.thumb", "width": 480, "url": "$ADDRESS/static/sample.jpg"}}' \\
+  | grep -o '[A-Z2-7]\\{26\\}')
+"""
+_CREATED = {"400": "BadRequest", "401": "Unauthorized", "413": "TooLarge", "503": "Unavailable"}
+_READ = {"400": "BadRequest", "503": "Unavailable"}
+
+
+def _task_calls(config: Config) -> Iterator[_Call]:
+    create, status, status_stream = ("/v1/create",), ("/v1/status",), ("/v1/status_stream", "/v1/stream")
+    yield (
+        create,
+        "post",
+        _operation(
+            "create and follow",
+            "Create tasks",
+            "Queues one or more tasks and answers with their statuses, in the order of `tasks`. With `block` it "
+            "answers when all are final, or when `timeout` is over, with what they are then; while it waits, white "
+            "space goes out in front of the JSON.",
+            {"200": "Statuses", **_CREATED},
+            """curl $ADDRESS$PATH -H 'Authorization: Secret $SECRET' \\
+  -d '{"tasks": [{"task_name": "hello", "name": "John"}, {"task_name": "hello", "name": "Jane"}], "block": true}'""",
+            security=_BY_HEADER_OR_BODY,
+            parameters=[_IDEMPOTENCY_KEY],
+            requestBody=_body("CreateBody", _HELLO),
+        ),
+    )
+    yield (
+        ("/v1/create_stream",),
+        "post",
+        _operation(
+            "create and follow",
+            "Create tasks and stream their statuses",
+            "Queues one or more tasks and streams every update of their statuses, interleaved, until all are final.",
+            {"200": "Stream", **_CREATED},
+            """curl -N $ADDRESS$PATH -H 'Authorization: Secret $SECRET' \\
+  -d '{"tasks": [{"task_name": "hello", "name": "John"}, {"task_name": "countdown"}]}'""",
+            security=_BY_HEADER_OR_BODY,
+            parameters=[_IDEMPOTENCY_KEY],
+            requestBody=_body("CreateStreamBody", _HELLO),
+        ),
+    )
+    block = _query("block", "Answer when all are final, or when `timeout` is over.", _TEXT_FLAG)
+    timeout = _query("timeout", "In seconds.", {"type": "number", "minimum": 0, "default": config.server.block_timeout})
+    more = _query("details", "Add task_name, parameters, task_metas, attempt, worker and expires.", _TEXT_FLAG)
+    found = _answer(
+        "A list of statuses in the order asked for, doubles included. A key that nobody knows is an error status with "
+        'the result "unknown task key" in its place.',
+        _content({"type": "array", "items": {"anyOf": [_ref("Status"), _ref("DetailedStatus")]}}, example=[_FINAL]),
+    )
+    yield (
+        status,
+        "get",
+        _operation(
+            "create and follow",
+            "Statuses of tasks",
+            "Tells the status of one or more tasks, at once or (with `block`) when all are final.",
+            {"200": found, **_READ},
+            _MAKE_KEY + 'curl "$ADDRESS$PATH?tasks=$KEY&block=true&details=true"',
+            parameters=[_TASK_KEYS, block, timeout, more],
+        ),
+    )
+    yield (
+        status,
+        "post",
+        _operation(
+            "create and follow",
+            "Statuses of many tasks",
+            "As GET, for more keys than a URL holds.",
+            {"200": found, "413": "TooLarge", **_READ},
+            _MAKE_KEY + """curl $ADDRESS$PATH -d "{\\"tasks\\": [\\"$KEY\\"], \\"block\\": true}\"""",
+            requestBody=_body("StatusBody", _ONE_KEY | {"block": True}),
+        ),
+    )
+    streamed = {
+        "200": "Stream",
+        "204": _answer("An EventSource that has seen the end came back: it stays away."),
+        **_READ,
+    }
+    yield (
+        status_stream,
+        "get",
+        _operation(
+            "create and follow",
+            "Stream the statuses of existing tasks",
+            "As create_stream, for tasks that exist. EventSource works on it.",
+            streamed,
+            _MAKE_KEY + 'curl -N "$ADDRESS$PATH?tasks=$KEY"',
+            parameters=[_TASK_KEYS, _LAST_EVENT_ID],
+        ),
+    )
+    yield (
+        status_stream,
+        "post",
+        _operation(
+            "create and follow",
+            "Stream the statuses of many existing tasks",
+            "As GET, for more keys than a URL holds.",
+            streamed | {"413": "TooLarge"},
+            _MAKE_KEY + """curl -N $ADDRESS$PATH -d "{\\"tasks\\": \\"$KEY\\"}\"""",
+            parameters=[_LAST_EVENT_ID],
+            requestBody=_body("StatusStreamBody", _ONE_KEY),
+        ),
+    )
+    yield (
+        ("/v1/tasks/{key}",),
+        "delete",
+        _operation(
+            "create and follow",
+            "Cancel a task",
+            'Ends a task of the same account in an error "cancelled", whatever it does. A final one stays as it is.',
+            {
+                "200": _answer("The status.", _content(_ref("Status"))),
+                "400": "BadRequest",
+                "401": "Unauthorized",
+                "404": "UnknownKey",
+                "503": "Unavailable",
+            },
+            _MAKE_KEY + "curl -X DELETE $ADDRESS/v1/tasks/$KEY -H 'Authorization: Secret $SECRET'",
+            security=_BY_HEADER,
+        ),
+    )
+
+
+def _file_calls(config: Config) -> Iterator[_Call]:
+    create_file = ("/v1/create_file", "/v1/create_file/{filename}")
+    sample = f"{config.public_url}/static/sample.jpg"
+    answers = {"302": "ToFile", "400": "BadRequestOrFailedTask", "503": "Unavailable"}
+    created = answers | {"401": "Unauthorized", "404": "FilenameError"}
+    yield (
+        create_file,
+        "post",
+        _operation(
+            "output files",
+            "Create a task and go to its output file",
+            "Queues a task, waits for its end and redirects to its output file. Every call makes a new task.",
+            created | {"413": "TooLarge"},
+            """curl -L -o thumb.jpg $ADDRESS$PATH -H 'Authorization: Secret $SECRET' \\
+  -d '{"task": {"task_name": "image.thumb", "width": 480, "url": "$ADDRESS/static/sample.jpg"}}'""",
+            security=_BY_HEADER_OR_BODY,
+            requestBody=_body("CreateFileBody", {"task": {"task_name": "image.thumb", "url": sample}}),
+        ),
+    )
+    yield (
+        create_file,
+        "get",
+        _operation(
+            "output files",
+            "The output file of a task, in an <img>",
+            "As POST, for places that cannot POST. The same account, task and parameters join the running task or get "
+            "its finished output, for as long as that lives; a failure is not kept. Values are converted to the types "
+            "of the task's parameters; a name is repeated for a list. Instead of a key: `account`, `exp` and `sig`, as "
+            "`dragon sign` writes them.",
+            created,
+            """curl -L -o thumb.jpg -H 'Authorization: Secret $SECRET' \\
+  "$ADDRESS$PATH?task_name=image.thumb&width=480&url=$ADDRESS/static/sample.jpg\"""",
+            security=_ANYWHERE,
+            parameters=[
+                _query("task_name", "The task's name.", {"type": "string", "examples": ["image.thumb"]}, required=True),
+                _query("parameters", "The task's parameters, each by its own name.", {"type": "object"}, explode=True),
+                *_SIGNATURE,
+            ],
+        ),
+    )
+    yield (
+        ("/v1/file", "/v1/file/{filename}"),
+        "get",
+        _operation(
+            "output files",
+            "The output file of an existing task",
+            "Waits for the end of a task and redirects to its output file. HEAD is allowed here.",
+            answers | {"401": "Unauthorized", "404": "UnknownKeyOrFilename"},
+            _MAKE_FILE_KEY + 'curl -L -o thumb.jpg "$ADDRESS$PATH?task=$KEY"',
+            parameters=[_query("task", "The task's key.", _ref("Key"), required=True), *_SIGNATURE],
+        ),
+    )
+    yield (
+        ("/files/{key}/{filename}",),
+        "get",
+        _operation(
+            "output files",
+            "An output file",
+            "Where redirects and URLs in results lead, with the local storage. `Range` works. No file ever changes.",
+            {
+                "200": _answer("The file.", {"*/*": {}}, ["ETag", "Cache-Control"]),
+                "206": _answer("The wanted part.", {"*/*": {}}),
+                "304": "NotModified",
+                "404": "NoSuchFile",
+                "416": _answer("There is no such part."),
+            },
+        ),
+    )
+
+
+_SIGNATURE = [
+    _query("account", "The account that signed this URL.", {"type": "string"}),
+    _query("exp", "Until when the signature is valid: unix time.", {"type": "integer"}),
+    _query("sig", "The signature.", {"type": "string"}),
+]
+
+
+def _server_calls() -> Iterator[_Call]:
+    ok = _object({"status": {"const": "ok"}}, ["status"])
+    yield (
+        ("/v1/tasks",),
+        "get",
+        _operation(
+            "server",
+            "The task catalogue",
+            "Every task with its description, the JSON Schemas of its parameters and result, its output files, and how "
+            "many workers serve it now.",
+            {
+                "200": _answer("The catalogue.", _content({"type": "array", "items": _ref("CatalogueEntry")})),
+                "503": "Unavailable",
+            },
+            "curl $ADDRESS$PATH",
+        ),
+    )
+    yield (
+        ("/healthz",),
+        "get",
+        _operation(
+            "server",
+            "The process is up",
+            "Says nothing of Redis or workers.",
+            {"200": _answer("It is.", _content(_object({"status": {"const": "ok"}, "version": {"type": "string"}})))},
+            "curl $ADDRESS$PATH",
+        ),
+    )
+    yield (
+        ("/readyz",),
+        "get",
+        _operation(
+            "server",
+            "Tasks would run",
+            "Redis answers, and at least one worker is registered.",
+            {
+                "200": _answer("They would.", _content(ok)),
+                "503": _message("They would not; the message says why.", "no worker is registered", ["Retry-After"]),
+            },
+            "curl $ADDRESS$PATH",
+        ),
+    )
+    yield (
+        ("/metrics",),
+        "get",
+        _operation(
+            "server",
+            "Metrics of this process",
+            "In Prometheus's text format.",
+            {"200": _answer("The metrics.", _content({"type": "string"}, "text/plain"))},
+            "curl $ADDRESS$PATH",
+        ),
+    )
+    yield (
+        ("/openapi.json",),
+        "get",
+        _operation(
+            "server",
+            "This description",
+            "OpenAPI 3.1.",
+            {
+                "200": _answer("The description.", _content({"type": "object"}), ["ETag"]),
+                "304": "NotModified",
+            },
+            "curl $ADDRESS$PATH",
+        ),
+    )
+
+
+def _page_calls() -> Iterator[_Call]:
+    page = _answer("The page.", _content({"type": "string"}, "text/html"), ["ETag"])
+    for path, summary, text in (
+        ("/", "The sample page", "A stream of tasks and a picture, live."),
+        ("/docs", "The reference", "This description, for people."),
+    ):
+        yield (path,), "get", _operation("pages", summary, text, {"200": page, "304": "NotModified"})
+    yield (
+        ("/static/{name}",),
+        "get",
+        _operation(
+            "pages",
+            "What the pages are made of",
+            "Styles, scripts, and the sample picture.",
+            {
+                "200": _answer("The file.", {"*/*": {}}, ["ETag", "Cache-Control"]),
+                "304": "NotModified",
+                "404": "NoSuchFile",
+            },
+            "curl -o sample.jpg $ADDRESS/static/sample.jpg",
+        ),
+    )

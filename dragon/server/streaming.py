@@ -1,0 +1,107 @@
+"""Streams of statuses: newline-delimited JSON, or server-sent events for those who ask for them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Sequence
+
+from aiohttp import web
+
+from dragon.errors import DragonError
+from dragon.feed import Follower
+from dragon.store.tasks import Line
+
+log = logging.getLogger("dragon.server")
+
+_HEADERS = {
+    "Cache-Control": "no-cache, no-transform",
+    "X-Accel-Buffering": "no",
+    "X-Content-Type-Options": "nosniff",
+}
+LAST_EVENT = "end"  # the id of the last event; an EventSource that comes back with it is told to stay away
+
+
+def line_list(lines: Sequence[bytes]) -> bytes:
+    """A JSON list of status lines."""
+    return b"[" + b",".join(lines) + b"]"
+
+
+def wants_events(request: web.Request) -> bool:
+    return "text/event-stream" in request.headers.get("Accept", "")
+
+
+async def stream(
+    request: web.Request, lines: Sequence[Line], follower: Follower, heartbeat: float
+) -> web.StreamResponse:
+    """Writes the immediate statuses, then each update, until all tasks are final or the client has left."""
+    if wants_events(request):
+        return await _stream_events(request, lines, follower, heartbeat)
+    response = web.StreamResponse(headers=_HEADERS | {"Content-Type": "application/x-ndjson"})
+    try:
+        await response.prepare(request)
+        await response.write(line_list([line.line for line in lines]) + b"\n")
+        while not follower.finished:
+            taken = await follower.take(heartbeat)
+            # White space in front of a line is legal JSON; it keeps proxies from closing a silent connection.
+            await response.write(b"".join([line + b"\n" for line in taken]) if taken else _silence(follower, b" "))
+        await response.write_eof()
+    except ConnectionResetError:
+        pass  # the client has left, there is nobody to tell
+    return response
+
+
+async def _stream_events(
+    request: web.Request, lines: Sequence[Line], follower: Follower, heartbeat: float
+) -> web.StreamResponse:
+    response = web.StreamResponse(headers=_HEADERS | {"Content-Type": "text/event-stream"})
+    count = 0
+    try:
+        await response.prepare(request)
+        ended = follower.finished and not follower.closed
+        await response.write(_event(line_list([line.line for line in lines]), LAST_EVENT if ended else "0"))
+        while not follower.finished:
+            taken = await follower.take(heartbeat)
+            data = b""
+            for position, line in enumerate(taken, 1):
+                count += 1
+                last = follower.finished and not follower.closed and position == len(taken)
+                data += _event(line, LAST_EVENT if last else str(count))
+            await response.write(data or _silence(follower, b":\n\n"))
+        await response.write_eof()
+    except ConnectionResetError:
+        pass
+    return response
+
+
+def _event(line: bytes, identifier: str) -> bytes:
+    return b"id: " + identifier.encode() + b"\ndata: " + line + b"\n\n"
+
+
+def _silence(follower: Follower, sign: bytes) -> bytes:
+    return b"" if follower.finished else sign
+
+
+async def answer_when_known(request: web.Request, answer: Awaitable[bytes], heartbeat: float) -> web.StreamResponse:
+    """Answers with JSON that may take long to be known; white space in front of it keeps proxies from giving up."""
+    task = asyncio.ensure_future(answer)
+    try:
+        done, _ = await asyncio.wait([task], timeout=heartbeat)
+        if done:
+            return web.Response(body=task.result(), content_type="application/json")
+        response = web.StreamResponse(headers=_HEADERS | {"Content-Type": "application/json"})
+        try:
+            await response.prepare(request)
+            while not done:
+                await response.write(b" ")
+                done, _ = await asyncio.wait([task], timeout=heartbeat)
+            await response.write_eof(task.result())
+        except ConnectionResetError:
+            pass
+        except DragonError as error:  # too late for a status of its own; half an answer must not look like a whole one
+            log.warning("%s %s: cut off, %s", request.method, request.path, error.message)
+            if request.transport is not None:
+                request.transport.abort()
+        return response
+    finally:
+        task.cancel()
