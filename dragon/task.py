@@ -55,6 +55,9 @@ HttpUrl = Annotated[
 ]
 
 
+_FileUrl = Annotated[str, WithJsonSchema({"type": "string", "format": "uri"})]
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class OutputFile:
     """A file that a task makes: the author writes to `path`, dragon stores it and puts its URL in the result."""
@@ -182,7 +185,7 @@ class Task:
     def arguments(self, parameters: bytes) -> dict[str, Any]:
         """The keyword arguments for the function, from the JSON bytes that `check` made."""
         model = self._validate(parameters, strict=True)
-        return {field: getattr(model, field) for field in model.model_fields_set}
+        return {field: getattr(model, field) for field in self.model.model_fields}
 
     def _validate(self, encoded: bytes, *, strict: bool) -> BaseModel:
         try:
@@ -330,11 +333,12 @@ def _describe_result(annotation: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
     if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
         hints = typing.get_type_hints(annotation, include_extras=True)
         outputs = tuple(name for name, hint in hints.items() if hint is OutputFile)
-        properties: dict[str, Any] = {}
-        for name, hint in hints.items():
-            is_file = name in outputs
-            properties[name] = {"type": "string", "format": "uri"} if is_file else TypeAdapter(hint).json_schema()
-        return outputs, {"type": "object", "properties": properties, "required": list(properties)}
+        shown: dict[str, Any] = {name: (_FileUrl if name in outputs else hint, ...) for name, hint in hints.items()}
+        model = create_pydantic_model(annotation.__name__, **shown)
+        described: dict[str, Any] = model.model_json_schema()
+        for member in (described, *described["properties"].values()):
+            member.pop("title", None)
+        return outputs, described
     return (), TypeAdapter(annotation).json_schema()
 
 

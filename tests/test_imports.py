@@ -11,7 +11,22 @@ from dragon.config import ROOT
 
 #: From top to bottom; a group may import from the ones before it, and modules of one group from each other.
 GROUPS = [
-    ("pure", {"errors", "keys", "status", "definition", "config", "task", "addresses", "referrers", "signing", "processes", "__init__"}),
+    (
+        "pure",
+        {
+            "errors",
+            "keys",
+            "status",
+            "definition",
+            "config",
+            "task",
+            "addresses",
+            "referrers",
+            "signing",
+            "processes",
+            "__init__",
+        },
+    ),
     ("stores", {"connections", "embedded", "redis_check", "store", "files", "fetch"}),
     ("rules", {"queue", "auth", "feed", "service"}),
     ("edges", {"server", "worker", "supervisor", "cli", "__main__"}),

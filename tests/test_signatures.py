@@ -18,8 +18,8 @@ from pytest_aiohttp.plugin import AiohttpClient
 from yarl import URL
 
 from dragon.auth import Account, Accounts, hash_key
-from dragon.signing import is_signed, sign, sign_url
 from dragon.errors import BadRequest, Unauthorized
+from dragon.signing import is_signed, sign, sign_url
 
 NOW = 1_800_000_000
 EXPIRES = NOW + 60

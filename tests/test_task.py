@@ -31,6 +31,22 @@ class Result:
     width: int
 
 
+@dataclasses.dataclass
+class Size:
+    """Two numbers."""
+
+    width: int
+    height: int
+
+
+@dataclasses.dataclass
+class Nested:
+    """A file and a size."""
+
+    output: OutputFile
+    size: Size
+
+
 def thumb(
     ctx: Context,
     url: HttpUrl,
@@ -75,7 +91,30 @@ def test_right_parameters_come_back_as_json(task: Task) -> None:
 
 
 def test_the_function_gets_them_by_the_names_in_its_signature(task: Task) -> None:
-    assert task.arguments(task.check({"url": URL, "from": 3})) == {"url": URL, "from_": 3}
+    arguments = task.arguments(task.check({"url": URL, "from": 3}))
+    assert (arguments["url"], arguments["from_"], arguments["width"], arguments["ratio"]) == (URL, 3, None, 1.0)
+
+
+def test_a_default_may_stand_in_a_field() -> None:
+    def times(ctx: Context, count: int = Field(2, ge=1)) -> int:  # type: ignore[assignment]
+        """Take a bounded number."""
+        return count
+
+    declared = _declare("times", times, timeout=1, max_attempts=1, queue="q")
+    assert declared.arguments(b"{}") == {"count": 2}
+    with pytest.raises(ParametersError):
+        declared.check({"count": 0})
+
+
+def test_the_schema_of_a_result_holds_the_definitions_that_it_points_to() -> None:
+    def nested(ctx: Context) -> Nested:
+        """Return what holds something."""
+        raise NotImplementedError
+
+    schema = _declare("nested", nested, timeout=1, max_attempts=1, queue="q").result_schema
+    assert schema["properties"]["output"] == {"type": "string", "format": "uri"}
+    assert schema["properties"]["size"] == {"$ref": "#/$defs/Size"}
+    assert set(schema["$defs"]["Size"]["properties"]) == {"width", "height"}
 
 
 def test_all_problems_are_told_at_once(task: Task) -> None:
@@ -98,15 +137,35 @@ def test_the_input_is_never_echoed(task: Task) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["", "image.jpg", "ftp://files.com/a", "javascript:alert(1)", "http://", "http:///x", "http://a b/", "http://[::1/"]
-    + ["http://a:99999/", "http://a:b/", "http://a/" + "x" * 9000, "http://a/\n", "file:///etc/passwd"],
+    [
+        "",
+        "image.jpg",
+        "ftp://files.com/a",
+        "javascript:alert(1)",
+        "file:///etc/passwd",
+        "http://",
+        "http:///x",
+        "http://a b/",
+        "http://[::1/",
+        "http://a:99999/",
+        "http://a:b/",
+        "http://a/\n",
+        "http://a/" + "x" * 9000,
+    ],
 )
 def test_what_is_no_http_url_is_refused(task: Task, url: str) -> None:
     assert set(problems(task, url=url)) == {"url"}
 
 
 def test_querystring_values_are_converted_to_the_parameters_types(task: Task) -> None:
-    given = {"url": [URL], "width": ["200"], "crop": ["true"], "ratio": ["1.5"], "words": ["a", "b"], "rotation": ["90"]}
+    given = {
+        "url": [URL],
+        "width": ["200"],
+        "crop": ["true"],
+        "ratio": ["1.5"],
+        "words": ["a", "b"],
+        "rotation": ["90"],
+    }
     assert task.convert(given) == {
         "url": URL,
         "width": 200,

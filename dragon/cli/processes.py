@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import resource
 import sys
 from collections.abc import Coroutine
 from typing import Any
@@ -74,11 +75,19 @@ def _redis(config: Config, supervised: bool) -> contextlib.AbstractContextManage
     return embedded.ensure(config)
 
 
+def _allow_many_files() -> None:
+    """As many open files as the system lets us have: each stream and each download is one."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 def _run(config: Config, coroutine: Coroutine[Any, Any, None]) -> None:
     """Runs until done, on uvloop where there is one; one line of log an event, to standard error."""
     logging.basicConfig(
         level=config.log.level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr
     )
+    _allow_many_files()
     try:
         import uvloop
     except ImportError:

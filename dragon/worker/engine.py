@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import secrets
 import shutil
 import socket
@@ -80,8 +81,8 @@ class Running:
 class Engine:
     """One worker's tasks and executors. `run` reserves until `stop`."""
 
-    def __init__(self, config: Config, redis: Redis, files: Files, fetcher: Fetcher, executors: int) -> None:
-        self.id = new_worker_id()
+    def __init__(self, config: Config, worker_id: str, redis: Redis, files: Files, fetcher: Fetcher) -> None:
+        self.id = worker_id
         self.config = config
         self.redis = redis
         self.writer = Writer(redis, self.id, config.files.life)
@@ -92,7 +93,7 @@ class Engine:
         self.places_freed = asyncio.Event()
         self._files = files
         self._fetcher = fetcher
-        self._executor_count = executors
+        self._executor_count = config.worker.executors or os.cpu_count() or 1
         self._executors: list[Executor] = []
         self._backlogs: dict[bool, deque[Running]] = {False: deque(), True: deque()}  # taken ahead; by facts.is_async
         self._ahead_used = 0.0  # seconds of work in the backlog of `def` tasks
@@ -316,9 +317,9 @@ class Engine:
             answer = b"+" + str(await self._fetcher.fetch(url.decode(), folder)).encode()
         except TaskError as error:
             answer = b"-" + error.message.encode()
-        except OSError as error:
-            log.exception("%s cannot store a download", running.reserved.key)
-            answer = b"-" + f"the download cannot be stored: {error.strerror}".encode()
+        except Exception:  # whatever it is, the task waits for an answer
+            log.exception("%s a download failed", running.reserved.key)
+            answer = b"-the download failed with an internal error"
         executor.send(Kind.FETCHED, running.number, fetch + b"\n" + answer)
 
     # Outcomes

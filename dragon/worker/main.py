@@ -29,7 +29,7 @@ from dragon.status import ERROR, error_result, parse_line, timestamp
 from dragon.store import names, tasks, workers
 from dragon.store.tasks import Write
 from dragon.store.workers import WorkerFacts
-from dragon.worker.engine import Engine
+from dragon.worker.engine import Engine, new_worker_id
 from dragon.worker.scratch import ScratchLock, remove_abandoned
 
 log = logging.getLogger("dragon.worker")
@@ -47,10 +47,11 @@ class Worker:
         self._url = redis_url
         self._redis = Redis(self._url, config.redis.timeout)
         self._files = open_files(config)
-        fetcher = Fetcher(config.fetch, scratch=config.scratch_dir, local=own_files(config, self._files))
-        self._fetcher = fetcher
-        executors = config.worker.executors or os.cpu_count() or 1
-        self._engine = Engine(config, self._redis, self._files, fetcher, executors)
+        worker_id = new_worker_id()
+        # Downloads under way lie in the folder that goes with this worker, however it ends.
+        scratch = config.scratch_dir / worker_id
+        self._fetcher = Fetcher(config.fetch, scratch=scratch, local=own_files(config, self._files))
+        self._engine = Engine(config, worker_id, self._redis, self._files, self._fetcher)
         self._watch = _QueueWatch(config, self._url)
         self._stopped = asyncio.Event()
 

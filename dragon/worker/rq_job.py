@@ -62,7 +62,7 @@ class _Horse:
 
     async def _open(self) -> tuple[Redis, Fetcher]:
         config = self._config
-        fetcher = Fetcher(config.fetch, scratch=config.scratch_dir, local=own_files(config, self._files))
+        fetcher = Fetcher(config.fetch, scratch=self._scratch, local=own_files(config, self._files))
         return Redis(redis_url(config), config.redis.timeout), fetcher
 
     def call(self, work: Coroutine[Any, Any, T]) -> T:

@@ -150,6 +150,22 @@ async def test_a_task_whose_rq_work_horse_is_killed_is_handed_on(own_system: Own
         assert status["result"] >= 2
 
 
+async def test_rq_requeue_does_not_bring_an_ended_task_back(own_system: OwnSystem) -> None:
+    system = own_system()
+    system.start_server()
+    system.start_worker()
+    async with system.client() as client:
+        failed = await client.run("test.task_error")
+        with redis.Redis.from_url(system.config.redis.url) as connection:
+            registry = FailedJobRegistry("default", connection=connection, serializer="json")
+            registry.requeue(failed["key"])
+            assert (await client.run("hello"))["status"] == "success"
+            await eventually(lambda: failed["key"] in registry.get_job_ids())
+            assert Job.fetch(failed["key"], connection=connection, serializer="json").get_status() == "failed"
+            assert Queue("default", connection=connection).count == 0
+        assert (await client.status(failed["key"]))[0] == failed
+
+
 async def test_a_suspended_rq_suspends_dragons_worker_too(own_system: OwnSystem) -> None:
     system = own_system()
     system.start_server()

@@ -10,7 +10,7 @@ from dragon.connections import Redis
 from dragon.keys import new_key
 from dragon.status import ERROR, SUCCESS, Status, parse_line, timestamp
 from dragon.store import names, tasks, workers
-from dragon.store.tasks import Line, LimitReached, NewTask, Reserved, Usage, Write
+from dragon.store.tasks import LimitReached, Line, NewTask, Reserved, Usage, Write
 from dragon.store.workers import WorkerFacts
 
 UNLIMITED = Usage()
@@ -226,9 +226,7 @@ async def test_what_is_taken_ahead_is_bounded_by_measured_durations(redis: Redis
     await create(redis, *[new_task("fast") for _ in range(20)], *[new_task("unknown") for _ in range(5)])
     await register(redis, "w")
     known = [("fast", False, 0.01), ("unknown", False, None)]
-    reservation = await tasks.reserve(
-        redis, "w", ("default",), sync_places=1, async_places=0, ahead=0.05, known=known
-    )
+    reservation = await tasks.reserve(redis, "w", ("default",), sync_places=1, async_places=0, ahead=0.05, known=known)
     assert len(reservation.tasks) == 6, "one for the free place, and five of 10 ms in 50 ms"
 
 

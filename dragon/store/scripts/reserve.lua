@@ -24,10 +24,15 @@ local function has_place(name)
   return false
 end
 
+-- What is no task of dragon's never runs; what is over (somebody used `rq requeue`) stays as it ended. RQ is told both.
 local function drop(queue, key)
-  if redis.call('EXISTS', TASK .. key) == 0 and redis.call('EXISTS', RQ_JOB .. key) == 1 then
-    redis.call('HSET', RQ_JOB .. key, 'status', 'failed', 'ended_at', rq_date, 'exc_info', 'not a dragon task')
-    redis.call('ZADD', RQ_FAILED .. queue, unix_time() + 86400, key)
+  if redis.call('EXISTS', RQ_JOB .. key) == 1 then
+    local life = redis.call('TTL', TASK .. key)
+    redis.call('HSET', RQ_JOB .. key, 'status', 'failed')
+    redis.call('ZADD', RQ_FAILED .. queue, unix_time() + (life > 0 and life or 86400), key)
+    if redis.call('EXISTS', TASK .. key) == 0 then
+      redis.call('HSET', RQ_JOB .. key, 'ended_at', rq_date, 'exc_info', 'not a dragon task')
+    end
   end
   for _, value in ipairs({key, 0, '', '', ''}) do table.insert(answer, value) end
 end
