@@ -42,6 +42,7 @@ def error_answer(error: DragonError) -> web.Response:
     headers = {"Cache-Control": "no-store"}
     if error.retry_after is not None:
         headers["Retry-After"] = str(max(1, round(error.retry_after)))
+        headers["Access-Control-Expose-Headers"] = "Retry-After"  # else the scripts of a page cannot read it
     return json_answer(error_body(error), error.http_status, headers)
 
 

@@ -366,6 +366,8 @@ class Engine:
 
     async def _give_back(self, found: list[Running]) -> None:
         """Tasks that will not be finished here go back to the front of their queues."""
+        if not found:
+            return  # a worker that has nothing need not wait for a Redis that is away
         for running in found:
             self._settle(running)
         pairs = [(running.reserved.key, running.reserved.attempt) for running in found]

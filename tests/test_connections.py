@@ -1,0 +1,81 @@
+"""The way to Redis: gathering, time limits, cancellation, a script that Redis has forgotten."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from redis.exceptions import ResponseError
+
+from dragon.connections import Redis, Script
+from dragon.errors import Unavailable
+
+
+@pytest.fixture
+async def redis(redis_url: str) -> AsyncIterator[Redis]:
+    connection = Redis(redis_url, 0.5)
+    yield connection
+    await connection.close()
+
+
+async def test_commands_of_one_turn_of_the_loop_share_a_trip(redis: Redis) -> None:
+    await redis.command("PING")
+    before = redis.round_trips
+    replies = await asyncio.gather(*(redis.command("ECHO", str(number)) for number in range(300)))
+    assert replies == [str(number).encode() for number in range(300)]
+    assert redis.round_trips == before + 1
+
+
+async def test_an_error_is_its_own_commands_alone(redis: Redis) -> None:
+    found = await asyncio.gather(
+        redis.command("SET", "k", "v"),
+        redis.command("LPUSH", "k", "x"),
+        redis.command("GET", "k"),
+        return_exceptions=True,
+    )
+    assert (found[0], found[2]) == (b"OK", b"v")
+    assert isinstance(found[1], ResponseError)
+
+
+async def test_a_forgotten_script_is_sent_again(redis: Redis) -> None:
+    script = Script("one", "return 41 + ARGV[1]")
+    assert await redis.run(script, [1]) == 42
+    await redis.command("SCRIPT", "FLUSH")
+    assert await redis.run(script, [2]) == 43
+
+
+async def test_a_redis_that_hangs_is_unavailable_in_time_and_well_again_afterwards(redis: Redis) -> None:
+    await redis.command("PING")
+    await redis.command("CLIENT", "PAUSE", "1200", "ALL")
+    with pytest.raises(Unavailable, match="in time") as caught:
+        await redis.command("SET", "k", "v")
+    assert caught.value.retry_after
+
+    async def answers() -> bool:
+        try:
+            return bool(await redis.command("PING") == b"PONG")
+        except Unavailable:
+            return False
+
+    deadline = asyncio.get_running_loop().time() + 5
+    while not await answers():
+        assert asyncio.get_running_loop().time() < deadline
+
+
+async def test_a_redis_that_is_not_there_is_unavailable() -> None:
+    redis = Redis("unix:///nonexistent/redis.sock", 1)
+    with pytest.raises(Unavailable, match="cannot be reached"):
+        await redis.command("PING")
+    await redis.close()
+
+
+async def test_a_caller_that_is_cancelled_does_not_disturb_the_others(redis: Redis) -> None:
+    await redis.command("PING")
+    tasks = [asyncio.create_task(redis.command("ECHO", str(number))) for number in range(200)]
+    await asyncio.sleep(0)
+    for task in tasks[::2]:
+        task.cancel()
+    found = await asyncio.gather(*tasks, return_exceptions=True)
+    assert all(isinstance(reply, asyncio.CancelledError) for reply in found[::2])
+    assert found[1::2] == [str(number).encode() for number in range(1, 200, 2)]
