@@ -10,10 +10,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import hiredis
 import redis.asyncio
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
@@ -25,7 +27,6 @@ from dragon.errors import Unavailable
 log = logging.getLogger("dragon.redis")
 
 Argument = str | bytes | int | float
-MOST_A_TRIP = 512  # commands that share one round trip at most, so that none waits long for the others' replies
 RETRY_AFTER = 2.0  # seconds, told to clients when Redis is away
 
 
@@ -55,14 +56,19 @@ def client(url: str, timeout: float) -> redis.asyncio.Redis:
 
 
 class Redis:
-    """Commands of many callers over one connection: what one turn of the event loop gathers travels as one pipeline."""
+    """Commands of many callers over one connection: what one turn of the event loop gathers travels as one pipeline.
+
+    Nobody waits for anybody else's reply before sending: replies come in the order of the commands.
+    """
 
     def __init__(self, url: str, timeout: float) -> None:
-        """`timeout`: seconds for one round trip."""
+        """`timeout`: seconds from sending a command to its reply."""
         self._client = client(url, timeout)
         self._timeout = timeout
         self._waiting: list[tuple[tuple[Argument, ...], asyncio.Future[Any]]] = []
+        self._sent: deque[tuple[float, asyncio.Future[Any]]] = deque()  # when its reply is overdue
         self._sender: asyncio.Task[None] | None = None
+        self._reader: asyncio.Task[None] | None = None
         self._connection: AbstractConnection | None = None
         self._shas: dict[str, str] = {}
         self.round_trips = 0
@@ -82,10 +88,13 @@ class Redis:
             return await self._enqueue(("EVAL", script.source, 0, *arguments))
 
     async def close(self) -> None:
-        if self._sender is not None:
-            await asyncio.wait([self._sender], timeout=self._timeout)
-            self._sender.cancel()
-            await asyncio.wait([self._sender])
+        """Waits for what is under way, `timeout` seconds at most."""
+        running = [task for task in (self._sender, self._reader) if task is not None]
+        if running:
+            await asyncio.wait(running, timeout=self._timeout)
+            for task in running:
+                task.cancel()
+            await asyncio.wait(running)
         await self._drop_connection()
         await self._client.aclose()
 
@@ -100,48 +109,59 @@ class Redis:
         """Sends until nothing waits. The task starts at the end of the loop's turn, when all have gathered."""
         try:
             while self._waiting:
-                trip, self._waiting = self._waiting[:MOST_A_TRIP], self._waiting[MOST_A_TRIP:]
-                trip = [(arguments, future) for arguments, future in trip if not future.done()]
-                if trip:
-                    await self._round_trip(trip)
+                trip, self._waiting = self._waiting, []
+                await self._send([(arguments, future) for arguments, future in trip if not future.done()])
         finally:
             self._sender = None
 
-    async def _round_trip(self, trip: list[tuple[tuple[Argument, ...], asyncio.Future[Any]]]) -> None:
+    async def _send(self, trip: list[tuple[tuple[Argument, ...], asyncio.Future[Any]]]) -> None:
+        overdue = asyncio.get_running_loop().time() + self._timeout
         try:
-            async with asyncio.timeout(self._timeout):
-                replies = await self._exchange([arguments for arguments, _ in trip])
+            async with asyncio.timeout_at(overdue):
+                connection = await self._connected()
+                self._sent += [(overdue, future) for _, future in trip]
+                self.round_trips += 1
+                if self._reader is None:
+                    self._reader = asyncio.create_task(self._read_all(connection), name="redis reader")
+                packed = b"".join([hiredis.pack_command(arguments) for arguments, _ in trip])  # type: ignore[arg-type]
+                await connection.send_packed_command(packed, check_health=False)
         except BaseException as error:
-            await self._drop_connection()
-            reason = "did not answer in time" if isinstance(error, TimeoutError) else "cannot be reached"
-            for _, future in trip:
-                if not future.done():
-                    future.set_exception(Unavailable(f"the task store {reason}, try again", retry_after=RETRY_AFTER))
-            if not isinstance(error, Exception):
-                raise  # cancelled
-            expected = isinstance(error, RedisError | OSError | TimeoutError)
-            log.warning("redis: %s (%s: %s)", reason, type(error).__name__, error, exc_info=not expected)
-            return
-        for (_, future), reply in zip(trip, replies, strict=True):
-            if future.done():
-                continue
-            if isinstance(reply, Exception):
-                future.set_exception(reply)
-            else:
-                future.set_result(reply)
+            await self._fail(error, [future for _, future in trip])
 
-    async def _exchange(self, commands: Iterable[tuple[Argument, ...]]) -> list[Any]:
-        connection = await self._connected()
-        commands = list(commands)
-        await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
-        self.round_trips += 1
-        replies: list[Any] = []
-        for _ in commands:
-            try:
-                replies.append(await connection.read_response(disable_decoding=True))
-            except ResponseError as error:
-                replies.append(error)
-        return replies
+    async def _read_all(self, connection: AbstractConnection) -> None:
+        """Hands out replies until none is awaited."""
+        try:
+            async with asyncio.timeout(None) as limit:
+                while self._sent:
+                    if limit.when() != self._sent[0][0]:
+                        limit.reschedule(self._sent[0][0])
+                    try:
+                        reply = await connection.read_response(disable_decoding=True)
+                    except ResponseError as error:
+                        reply = error
+                    _settle(self._sent.popleft()[1], reply)
+            self._reader = None
+        except BaseException as error:
+            if self._reader is not asyncio.current_task():
+                return  # cancelled by `_fail`, which has told everybody
+            self._reader = None
+            await self._fail(error, [])
+
+    async def _fail(self, error: BaseException, futures: list[asyncio.Future[Any]]) -> None:
+        """The connection is lost: so are the replies that were awaited on it. Whether the commands ran is not known."""
+        reason = "did not answer in time" if isinstance(error, TimeoutError) else "cannot be reached"
+        lost = [future for _, future in self._sent] + futures
+        self._sent.clear()
+        for future in lost:
+            _settle(future, Unavailable(f"the task store {reason}, try again", retry_after=RETRY_AFTER))
+        if self._reader is not None:
+            self._reader.cancel()
+            self._reader = None
+        await self._drop_connection()
+        if not isinstance(error, Exception):
+            raise error  # cancelled
+        expected = isinstance(error, RedisError | OSError | TimeoutError)
+        log.warning("redis: %s (%s: %s)", reason, type(error).__name__, error, exc_info=not expected)
 
     async def _connected(self) -> AbstractConnection:
         if self._connection is None:
@@ -154,6 +174,15 @@ class Redis:
         if connection is not None:
             await connection.disconnect(nowait=True)
             await self._client.connection_pool.release(connection)
+
+
+def _settle(future: asyncio.Future[Any], reply: Any) -> None:
+    if future.done():
+        return  # its caller has gone
+    if isinstance(reply, Exception):
+        future.set_exception(reply)
+    else:
+        future.set_result(reply)
 
 
 async def listen(url: str, channels: Sequence[str], timeout: float) -> AsyncIterator[bytes | None]:

@@ -63,7 +63,7 @@ class Running:
         "timer",
     )
 
-    def __init__(self, number: int, reserved: Reserved, facts: TaskFacts, scratch: Path, estimate: float) -> None:
+    def __init__(self, number: int, reserved: Reserved, facts: TaskFacts, scratch: str, estimate: float) -> None:
         self.number = number
         self.reserved = reserved
         self.facts = facts
@@ -93,6 +93,7 @@ class Engine:
         self.places_freed = asyncio.Event()
         self._files = files
         self._fetcher = fetcher
+        self._scratch = str(config.scratch_dir / worker_id)
         self._executor_count = config.worker.executors or os.cpu_count() or 1
         self._executors: list[Executor] = []
         self._backlogs: dict[bool, deque[Running]] = {False: deque(), True: deque()}  # taken ahead; by facts.is_async
@@ -161,7 +162,7 @@ class Engine:
     def _accept(self, reserved: Reserved) -> None:
         self._last_number += 1
         facts = self.catalogue.get(reserved.name)
-        scratch = self.config.scratch_dir / self.id / f"{reserved.key}.{reserved.attempt}"
+        scratch = f"{self._scratch}/{reserved.key}.{reserved.attempt}"
         known = facts or TaskFacts(reserved.name, False, 0, ())
         estimate = self._durations.get(reserved.name, UNKNOWN_DURATION)
         running = Running(self._last_number, reserved, known, scratch, estimate)
@@ -212,7 +213,7 @@ class Engine:
                 "name": reserved.name,
                 "key": reserved.key,
                 "attempt": reserved.attempt,
-                "scratch": str(running.scratch),
+                "scratch": running.scratch,
             }
         )
         executor.send(Kind.RUN, running.number, head + b"\n" + reserved.parameters)
@@ -312,7 +313,7 @@ class Engine:
     async def _fetch(self, running: Running, executor: Executor, payload: bytes) -> None:
         fetch, _, url = payload.partition(b"\n")
         try:
-            folder = running.scratch / "sources"
+            folder = Path(running.scratch) / "sources"
             folder.mkdir(parents=True, exist_ok=True)
             answer = b"+" + str(await self._fetcher.fetch(url.decode(), folder)).encode()
         except TaskError as error:
@@ -360,8 +361,8 @@ class Engine:
             self._remove_scratch(running.scratch)
         # else its executor may still write there: removed when the executor is through with it, or gone.
 
-    def _remove_scratch(self, folder: Path) -> None:
-        if folder.exists():
+    def _remove_scratch(self, folder: str) -> None:
+        if os.path.lexists(folder):  # a string: this runs for every task, and most have none
             self._in_background(asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True))
 
     async def _give_back(self, found: list[Running]) -> None:
@@ -526,7 +527,7 @@ class Engine:
             await asyncio.wait(self._background)
         await self.writer.idle.wait()
         await self.pool.stop()
-        await asyncio.to_thread(shutil.rmtree, self.config.scratch_dir / self.id, ignore_errors=True)
+        await asyncio.to_thread(shutil.rmtree, self._scratch, ignore_errors=True)
 
     def _in_background(self, work: Coroutine[Any, Any, Any]) -> None:
         task = asyncio.create_task(work)

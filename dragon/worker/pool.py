@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import orjson
@@ -41,13 +40,14 @@ class Executor(asyncio.Protocol):
         self, *, is_async: bool, on_frame: Callable[[Executor, Frame], None], on_lost: Callable[[Executor], None]
     ) -> None:
         self.is_async = is_async
-        self.numbers: dict[int, Path] = {}  # the tasks it has, in the order in which they were sent: scratch folders
+        self.numbers: dict[int, str] = {}  # the tasks it has, in the order in which they were sent: scratch folders
         self.slowest = 0.0  # the longest expected duration among them, in seconds
         self.pid = 0
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()  # how it ended, in words
         self._on_frame = on_frame
         self._on_lost = on_lost
         self._buffer = FrameBuffer()
+        self._frames: list[bytes] = []
         self._transport: asyncio.Transport
         self.is_lost = False
         self.was_killed = False  # by us
@@ -65,8 +65,15 @@ class Executor(asyncio.Protocol):
             self._on_lost(self)
 
     def send(self, kind: int, number: int, payload: bytes = b"") -> None:
+        """Sends a frame; those of one turn of the event loop go in one write."""
+        if not self._frames:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._frames.append(pack(kind, number, payload))
+
+    def _flush(self) -> None:
+        frames, self._frames = self._frames, []
         if not self._transport.is_closing():
-            self._transport.write(pack(kind, number, payload))
+            self._transport.write(b"".join(frames))
 
     def close(self) -> None:
         """The process has ended: closes the channel once what it said last has been read."""

@@ -8,57 +8,67 @@ local account, feed, idempotency, request, rq_date = ARGV[1], ARGV[2], ARGV[3], 
 local FIRST, STRIDE = 10, 10
 local answer = {'ok'}
 
-local function give(key)
-  add_feed(key, feed)
-  local task = redis.call('HMGET', TASK .. key, 'seq', 'final', 'line')
-  for _, value in ipairs({key, task[1] or '0', task[2] or '1', task[3] or ''}) do table.insert(answer, value) end
+local function give(key, seq, final, line)
+  local n = #answer
+  answer[n + 1], answer[n + 2], answer[n + 3], answer[n + 4] = key, seq, final, line
+end
+
+local function give_present(key)
+  local task = read(key)
+  if not task then return give(key, '0', '1', '') end
+  if not task.final then add_feed(task, feed) end
+  give(key, task.seq, task.final and '1' or '0', task.line)
 end
 
 if idempotency ~= '' then
-  local known = redis.call('GET', IDEMPOTENCY .. idempotency)
-  if known then
-    if string.sub(known, 1, #request) ~= request then return {'conflict'} end
-    for key in string.gmatch(string.sub(known, #request + 1), '[^,]+') do give(key) end
+  local present = redis.call('GET', IDEMPOTENCY .. idempotency)
+  if present then
+    if string.sub(present, 1, #request) ~= request then return {'conflict'} end
+    for key in string.gmatch(string.sub(present, #request + 1), '[^,]+') do give_present(key) end
     return answer
   end
 end
 
-local keys, queued, created = {}, 0, 0
+local keys, is_new, queued_now, created = {}, {}, 0, 0
 for i = FIRST, #ARGV, STRIDE do
   local key, reuse = ARGV[i], ARGV[i + 9]
   local present = reuse ~= '' and redis.call('GET', REUSE .. reuse)
   if present and redis.call('EXISTS', TASK .. present) == 1 then key = present end
   table.insert(keys, key)
   if redis.call('EXISTS', TASK .. key) == 0 then
+    is_new[i] = true
     created = created + 1
-    if ARGV[i + 2] == '' then queued = queued + 1 end
+    if ARGV[i + 2] == '' then queued_now = queued_now + 1 end
   end
 end
 
 local usage = redis.call('HMGET', ACCOUNT .. account, 'queued', 'bytes')
 local now = unix_time()
 local minute = ACCOUNT .. account .. ':minute:' .. math.floor(now / 60)
-if queued > 0 and ARGV[6] ~= '' and tonumber(usage[1] or 0) + queued > tonumber(ARGV[6]) then
+if queued_now > 0 and ARGV[6] ~= '' and tonumber(usage[1] or 0) + queued_now > tonumber(ARGV[6]) then
   return {'limit', 'tasks_queued', ARGV[6], 5}
 end
 if created > 0 and ARGV[7] ~= '' and tonumber(redis.call('GET', minute) or 0) + created > tonumber(ARGV[7]) then
   return {'limit', 'tasks_per_minute', ARGV[7], 60 - math.floor(now % 60)}
 end
-if queued > 0 and ARGV[8] ~= '' and tonumber(usage[2] or 0) >= tonumber(ARGV[8]) then
+if queued_now > 0 and ARGV[8] ~= '' and tonumber(usage[2] or 0) >= tonumber(ARGV[8]) then
   return {'limit', 'bytes_stored', ARGV[8], 0}
 end
 
+local queues = {}
 for i = FIRST, #ARGV, STRIDE do
-  local key, final, queue, reuse = ARGV[i], ARGV[i + 2] == '1', ARGV[i + 6], ARGV[i + 9]
-  if keys[(i - FIRST) / STRIDE + 1] == key and redis.call('EXISTS', TASK .. key) == 0 then
-    redis.call('HSET', TASK .. key, 'line', ARGV[i + 1], 'seq', 1, 'final', final and '1' or '0', 'name', ARGV[i + 3],
-      'params', ARGV[i + 4], 'account', account, 'queue', queue, 'attempt', 0)
+  local key, line, final, queue, reuse = ARGV[i], ARGV[i + 1], ARGV[i + 2] == '1', ARGV[i + 6], ARGV[i + 9]
+  if not is_new[i] then
+    give_present(keys[(i - FIRST) / STRIDE + 1])
+  else
+    redis.call('HSET', TASK .. key, 'line', line, 'seq', '1', 'final', final and '1' or '0', 'name', ARGV[i + 3],
+      'params', ARGV[i + 4], 'account', account, 'queue', queue, 'attempt', '0', 'max', ARGV[i + 7], 'owner', '',
+      'feeds', final and '' or feed, 'waiting', final and '0' or '1')
     if ARGV[i + 5] ~= '' then redis.call('HSET', TASK .. key, 'metas', ARGV[i + 5]) end
     if final then
       redis.call('EXPIRE', TASK .. key, tonumber(ARGV[9]))
     else
-      redis.call('HSET', TASK .. key, 'max', ARGV[i + 7], 'owner', '')
-      set_waiting(key, account, true)
+      queued[account] = (queued[account] or 0) + 1
       if reuse ~= '' then
         redis.call('HSET', TASK .. key, 'reuse', reuse)
         redis.call('SET', REUSE .. reuse, key)
@@ -66,9 +76,10 @@ for i = FIRST, #ARGV, STRIDE do
       redis.call('HSET', RQ_JOB .. key, 'status', 'queued', 'origin', queue, 'description', ARGV[i + 3],
         'data', '["dragon.worker.rq_job.run",null,["' .. key .. '"],{}]', 'timeout', ARGV[i + 8],
         'created_at', rq_date, 'enqueued_at', rq_date, 'result_ttl', ARGV[9], 'failure_ttl', ARGV[9])
-      redis.call('SADD', RQ_QUEUES, RQ_QUEUE .. queue)
-      redis.call('RPUSH', RQ_QUEUE .. queue, key)
+      if not queues[queue] then later('SADD', RQ_QUEUES, RQ_QUEUE .. queue); queues[queue] = true end
+      later('RPUSH', RQ_QUEUE .. queue, key)
     end
+    give(key, '1', final and '1' or '0', line)
   end
 end
 if created > 0 then
@@ -76,5 +87,5 @@ if created > 0 then
   redis.call('EXPIRE', minute, 120)
 end
 if idempotency ~= '' then redis.call('SET', IDEMPOTENCY .. idempotency, request .. table.concat(keys, ','), 'EX', 86400) end
-for _, key in ipairs(keys) do give(key) end
+commit()
 return answer

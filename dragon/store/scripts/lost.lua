@@ -3,20 +3,23 @@
 -- Returns {number handed back, then 4 a task taken over: key, attempt, line, dead worker}
 local caller = ARGV[1]
 local answer = {0}
+
+local function hand_on(task, dead)
+  if tonumber(task.attempt) < tonumber(task.max) then
+    requeue(task, false)
+    answer[1] = answer[1] + 1
+  else
+    redis.call('HSET', TASK .. task.key, 'owner', caller)
+    redis.call('SADD', WORKER .. caller .. ':tasks', task.key)
+    for _, value in ipairs({task.key, task.attempt, task.line, dead}) do table.insert(answer, value) end
+  end
+end
+
 for _, dead in ipairs(redis.call('ZRANGEBYSCORE', WORKERS, '-inf', '(' .. unix_time(), 'LIMIT', 0, 10)) do
   if dead ~= caller then
     for _, key in ipairs(redis.call('SMEMBERS', WORKER .. dead .. ':tasks')) do
-      local task = redis.call('HMGET', TASK .. key, 'owner', 'attempt', 'max', 'final', 'line')
-      if task[1] == dead and task[4] ~= '1' then
-        if tonumber(task[2]) < tonumber(task[3]) then
-          requeue(key, false)
-          answer[1] = answer[1] + 1
-        else
-          redis.call('HSET', TASK .. key, 'owner', caller)
-          redis.call('SADD', WORKER .. caller .. ':tasks', key)
-          for _, value in ipairs({key, task[2], task[5], dead}) do table.insert(answer, value) end
-        end
-      end
+      local task = read(key)
+      if task and task.owner == dead and not task.final then hand_on(task, dead) end
     end
     for queue in string.gmatch(redis.call('HGET', WORKER .. dead, 'queues') or '', '[^,]+') do
       redis.call('SREM', RQ_WORKERS .. ':' .. queue, RQ_WORKER .. dead)
@@ -26,4 +29,5 @@ for _, dead in ipairs(redis.call('ZRANGEBYSCORE', WORKERS, '-inf', '(' .. unix_t
     redis.call('ZREM', WORKERS, dead)
   end
 end
+commit()
 return answer

@@ -2,7 +2,7 @@
 -- ARGV   1 worker, 2 date for RQ, 3 free places for `def` tasks, 4 free places for `async def` tasks,
 --        5 time that may be taken ahead in ms, 6 number of queues, the queues,
 --        then 3 a task name: name, 'a' (async) or 's', measured duration in ms or '' when not yet known
--- Returns {suspended '1' or '', left '1' or '' (something waits that has no free place), tasks ...},
+-- Returns {suspended '1' or 'gone' or '', left '1' or '' (something waits that has no free place), tasks ...},
 --         5 values a task: key, attempt, name, params, line; attempt 0: not dragon's or over, dropped.
 local worker, rq_date, ahead = ARGV[1], ARGV[2], tonumber(ARGV[5])
 local places = {s = tonumber(ARGV[3]), a = tonumber(ARGV[4])}
@@ -24,42 +24,60 @@ local function has_place(name)
   return false
 end
 
--- What is no task of dragon's never runs; what is over (somebody used `rq requeue`) stays as it ended. RQ is told both.
-local function drop(queue, key)
-  if redis.call('EXISTS', RQ_JOB .. key) == 1 then
+local function give(key, attempt, name, params, line)
+  local n = #answer
+  answer[n + 1], answer[n + 2], answer[n + 3], answer[n + 4], answer[n + 5] = key, attempt, name, params, line
+end
+
+-- What is no task of dragon's never runs; what is over (somebody used `rq requeue`) stays as it ended; RQ is told both.
+-- What somebody has already stands in the queue twice: once is enough.
+local function drop(queue, key, task)
+  if not (task and not task.final) and redis.call('EXISTS', RQ_JOB .. key) == 1 then
     local life = redis.call('TTL', TASK .. key)
     redis.call('HSET', RQ_JOB .. key, 'status', 'failed')
     redis.call('ZADD', RQ_FAILED .. queue, unix_time() + (life > 0 and life or 86400), key)
-    if redis.call('EXISTS', TASK .. key) == 0 then
-      redis.call('HSET', RQ_JOB .. key, 'ended_at', rq_date, 'exc_info', 'not a dragon task')
-    end
+    if not task then redis.call('HSET', RQ_JOB .. key, 'ended_at', rq_date, 'exc_info', 'not a dragon task') end
   end
-  for _, value in ipairs({key, 0, '', '', ''}) do table.insert(answer, value) end
+  give(key, 0, '', '', '')
+end
+
+local function reserve(queue, task)
+  take(task, worker)
+  redis.call('HSET', RQ_JOB .. task.key, 'status', 'started', 'started_at', rq_date, 'worker_name', worker)
+  later('ZADD', RQ_WIP .. queue, '+inf', task.key .. ':' .. task.attempt)
+  give(task.key, task.attempt, task.name, task.params, task.line)
 end
 
 local WINDOW, MOST = 64, 1024  -- how far to look past tasks that have no place now; tasks a call
-for q = 7, 6 + tonumber(ARGV[6]) do
-  local queue, skipped = ARGV[q], 0
+
+-- Looks at the queue from its head. What is taken without a gap is removed in one step, what lies behind a gap one by one.
+local function take_from(queue)
+  local head, skipped, at = 0, 0, 0
   while skipped < WINDOW and #answer < 5 * MOST do
-    local key = redis.call('LINDEX', RQ_QUEUE .. queue, skipped)
-    if not key then break end
-    local task = redis.call('HMGET', TASK .. key, 'name', 'final', 'params', 'line')
-    local is_ours = task[1] and task[2] ~= '1'
-    if is_ours and not has_place(task[1]) then
-      skipped = skipped + 1
-      answer[2] = '1'
-      if places.a == 0 and places.s == 0 then break end
-    else
-      if skipped == 0 then redis.call('LPOP', RQ_QUEUE .. queue) else redis.call('LREM', RQ_QUEUE .. queue, 1, key) end
-      if is_ours then
-        local attempt = take(key, worker)
-        redis.call('HSET', RQ_JOB .. key, 'status', 'started', 'started_at', rq_date, 'worker_name', worker)
-        redis.call('ZADD', RQ_WIP .. queue, '+inf', key .. ':' .. attempt)
-        for _, value in ipairs({key, attempt, task[1], task[3], task[4]}) do table.insert(answer, value) end
+    local keys = redis.call('LRANGE', RQ_QUEUE .. queue, at, at + WINDOW - 1)
+    if #keys == 0 then break end
+    local removed = 0
+    for _, key in ipairs(keys) do
+      local task = read(key)
+      local is_free = task and not task.final and task.owner == ''
+      if is_free and not has_place(task.name) then
+        skipped = skipped + 1
+        answer[2] = '1'
+        if (places.a == 0 and places.s == 0) or skipped == WINDOW then return head end
       else
-        drop(queue, key)
+        if skipped == 0 then head = head + 1 else redis.call('LREM', RQ_QUEUE .. queue, 1, key); removed = removed + 1 end
+        if is_free then reserve(queue, task) else drop(queue, key, task) end
+        if #answer >= 5 * MOST then return head end
       end
     end
+    at = at + #keys - removed
   end
+  return head
 end
+
+for q = 7, 6 + tonumber(ARGV[6]) do
+  local head = take_from(ARGV[q])
+  if head > 0 then redis.call('LPOP', RQ_QUEUE .. ARGV[q], head) end
+end
+commit()
 return answer

@@ -4,21 +4,28 @@
 -- Returns a number a write: 1 written, 0 refused: the task is another's, or over.
 local owner, life, rq_date, with_rq = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4] == '1'
 local answer = {}
+local ended = {success = 0, error = 0}
 for i = 5, #ARGV, 6 do
-  local key, attempt, kind, line = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
-  local task = redis.call('HMGET', TASK .. key, 'owner', 'attempt', 'final', 'line')
-  if task[1] ~= owner or task[2] ~= attempt then
-    table.insert(answer, 0)
-  elseif task[3] == '1' then
-    table.insert(answer, task[4] == line and 1 or 0)  -- the same write again: its reply was lost
-  else
-    if kind == 'executing' then
-      if task[4] ~= line then store(key, line, false) end
-    else
-      finish(key, kind, line, life, tonumber(ARGV[i + 4]), rq_date, with_rq, ARGV[i + 5])
+  local task, kind, line = read(ARGV[i]), ARGV[i + 2], ARGV[i + 3]
+  local written = 0
+  if belongs(task, owner, ARGV[i + 1]) then
+    if task.line == line then
+      written = 1  -- the same write again: its reply was lost
+    elseif not task.final then
+      written = 1
+      if kind == 'executing' then
+        store(task, line)
+      else
+        finish(task, kind, line, life, tonumber(ARGV[i + 4]), rq_date, with_rq, ARGV[i + 5])
+        ended[kind] = ended[kind] + 1
+      end
     end
-    table.insert(answer, 1)
   end
+  answer[#answer + 1] = written
 end
-publish()
+if with_rq and redis.call('EXISTS', RQ_WORKER .. owner) == 1 then
+  if ended.success > 0 then redis.call('HINCRBY', RQ_WORKER .. owner, 'successful_job_count', ended.success) end
+  if ended.error > 0 then redis.call('HINCRBY', RQ_WORKER .. owner, 'failed_job_count', ended.error) end
+end
+commit()
 return answer
