@@ -7,7 +7,9 @@ import os
 from pathlib import Path
 
 import pytest
+import redis
 
+from dragon.store import names
 from tests.system import Client, System, eventually, wait_until
 
 
@@ -39,6 +41,20 @@ async def test_a_cancelled_task_ends_with_the_processes_that_it_started(
     assert (cancelled["status"], cancelled["result"]) == ("error", "cancelled")
     await eventually(lambda: not is_alive(executor) and not is_alive(process), 5)
     assert (await client.status(key))[0] == cancelled
+
+
+async def test_a_task_that_was_taken_away_unheard_is_stopped(own_system: object, tmp_path: Path) -> None:
+    system: System = own_system(worker__heartbeat=0.2)  # type: ignore[operator]
+    system.start_server()
+    system.start_worker("--executors", "1")
+    async with system.client() as client:
+        key, executor, process = await spawned(client, tmp_path / "pids")
+        with redis.Redis.from_url(system.config.redis.url) as connection:
+            worker = connection.hget(names.TASK + key, "owner").decode()
+            # What a cancellation does whose message is lost.
+            connection.srem(f"{names.WORKER}{worker}:tasks", key)
+        await eventually(lambda: not is_alive(executor) and not is_alive(process), 5)
+        assert (await client.run("hello"))["status"] == "success"
 
 
 async def test_a_killed_worker_takes_its_executors_and_their_processes_along(
