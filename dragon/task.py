@@ -147,6 +147,7 @@ class Task:
     max_attempts: int
     is_async: bool
     description: str
+    preload: tuple[str, ...]  # modules that executors are forked with
 
     def check(self, parameters: Mapping[str, Any]) -> bytes:
         """Checks JSON parameters against the signature; returns them as JSON bytes. Raises ParametersError."""
@@ -277,23 +278,39 @@ _declared = Registry()
 
 
 def task(
-    name: str, *, timeout: float = 300, max_attempts: int = 3, queue: str = "default"
+    name: str,
+    *,
+    timeout: float = 300,
+    max_attempts: int = 3,
+    queue: str = "default",
+    preload: tuple[str, ...] = (),
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Declares a task under its public name.
 
     `timeout` is in seconds of one attempt; `max_attempts` bounds how often it is started when workers die or crash
     under it (an exception ends it at once). Only the context is positional: the other parameters come by name, and one
-    trailing underscore is dropped from their public name (`from_` is `from`).
+    trailing underscore is dropped from their public name (`from_` is `from`). `preload` names modules that the function
+    imports when it runs: executors are forked with them (never the server), so they must start no threads on import.
     """
 
     def declare(function: Callable[..., Any]) -> Callable[..., Any]:
-        _declared.add(_declare(name, function, timeout=timeout, max_attempts=max_attempts, queue=queue))
+        _declared.add(
+            _declare(name, function, timeout=timeout, max_attempts=max_attempts, queue=queue, preload=preload)
+        )
         return function
 
     return declare
 
 
-def _declare(name: str, function: Callable[..., Any], *, timeout: float, max_attempts: int, queue: str) -> Task:
+def _declare(
+    name: str,
+    function: Callable[..., Any],
+    *,
+    timeout: float,
+    max_attempts: int,
+    queue: str,
+    preload: tuple[str, ...] = (),
+) -> Task:
     hints = typing.get_type_hints(function, include_extras=True)
     signature = inspect.signature(function)
     members: dict[str, Any] = {}
@@ -326,6 +343,7 @@ def _declare(name: str, function: Callable[..., Any], *, timeout: float, max_att
         max_attempts=max_attempts,
         is_async=inspect.iscoroutinefunction(function),
         description=inspect.getdoc(function) or "",
+        preload=preload,
     )
 
 
@@ -364,6 +382,15 @@ def load_tasks(modules: tuple[str, ...]) -> Registry:
         if any(module_name == name or module_name.startswith(name + ".") for name in modules):
             registry.add(declared)
     return registry
+
+
+def preload(registry: Registry) -> None:
+    """Imports what the tasks will import when they run. Raises ConfigError."""
+    for name in {name for task in registry.tasks.values() for name in task.preload}:
+        try:
+            importlib.import_module(name)
+        except Exception as error:
+            raise ConfigError(f"the module {name!r} that a task preloads cannot be imported: {error}") from error
 
 
 def content_type_of(filename: str) -> str:

@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 
 Side = Annotated[PositiveInt, Field(le=20000, description="pixels")]
 Quality = Annotated[int, Field(ge=1, le=95)]
-Rotation = Annotated[  # not a Literal: that would not take the text of a querystring
-    int, Field(ge=0, le=270, multiple_of=90, description="degrees", json_schema_extra={"enum": [0, 90, 180, 270]})
-]
+Rotation = Annotated[Literal[0, 90, 180, 270], Field(description="degrees counter-clockwise")]
 Sources = Annotated[list[HttpUrl], Field(min_length=1, max_length=500)]
+
+#: Imported inside the functions, so that the server never loads Pillow; executors are forked with it.
+_PICTURES = tuple(f"tasks.pictures.{name}" for name in ("colours", "drawing", "exif", "sizes", "sources", "writing"))
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Strip:
     output: OutputFile
 
 
-@task("image.info", timeout=60)
+@task("image.info", timeout=60, preload=_PICTURES)
 def info(ctx: Context, url: HttpUrl) -> ImageInfo:
     """Tell size, format and the camera's facts of an image, from its header.
 
@@ -100,7 +101,7 @@ def info(ctx: Context, url: HttpUrl) -> ImageInfo:
         )
 
 
-@task("image.thumb", timeout=120)
+@task("image.thumb", timeout=120, preload=_PICTURES)
 def thumb(
     ctx: Context,
     url: HttpUrl,
@@ -145,7 +146,7 @@ def _frames(ctx: Context, source: Source, placement: Placement, count: int, *, p
             ctx.progress(100 * number // count)
 
 
-@task("image.gif", timeout=600)
+@task("image.gif", timeout=600, preload=_PICTURES)
 def gif(
     ctx: Context,
     images: Annotated[list[HttpUrl], Field(min_length=2, max_length=500)],
@@ -198,7 +199,7 @@ def _fitted(source: Source, size: Size, *, crop: bool) -> Image:
     return sources.still(source, sizes.whole(source.shown, sizes.fit_exactly(source.shown, size)))
 
 
-@task("image.strip", timeout=600)
+@task("image.strip", timeout=600, preload=_PICTURES)
 def strip(
     ctx: Context,
     urls: Sources,

@@ -171,6 +171,12 @@ def spawn(ctx: Context, path: str, detached: bool = False, seconds: float = 60) 
     time.sleep(seconds)
 
 
+@task("test.preloaded", preload=("colorsys",))
+def preloaded(ctx: Context) -> bool:
+    """Tell whether the module was there already."""
+    return "colorsys" in sys.modules
+
+
 @task("test.environment")
 def environment(ctx: Context) -> Any:
     """Tell the names in the environment."""

@@ -22,7 +22,7 @@ import orjson
 
 from dragon.errors import ConfigError
 from dragon.processes import adopt_orphans, die_with, kill_children, kill_descendants, kill_group
-from dragon.task import Limits, Registry, load_tasks
+from dragon.task import Limits, Registry, load_tasks, preload
 from dragon.worker import executor
 
 
@@ -34,6 +34,7 @@ def main(descriptor: int, setup: dict[str, Any]) -> None:
     adopt_orphans()
     try:
         registry = load_tasks(tuple(setup["modules"]))
+        preload(registry)
     except ConfigError as error:
         _tell(control, {"error": error.message, "traceback": traceback.format_exc()})
         return

@@ -93,6 +93,10 @@ async def test_executors_hold_no_credentials(client: Client) -> None:
     assert not [name for name in names if "REDIS" in name or "SECRET" in name or "ACCOUNTS" in name]
 
 
+async def test_executors_are_forked_with_what_their_tasks_preload(client: Client) -> None:
+    assert (await client.run("test.preloaded"))["result"] is True
+
+
 async def test_scratch_folders_are_removed(client: Client) -> None:
     status = await client.run("test.scratch")
     folder = Path(status["result"])
