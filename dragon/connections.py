@@ -27,6 +27,7 @@ from dragon.errors import Unavailable
 log = logging.getLogger("dragon.redis")
 
 Argument = str | bytes | int | float
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0  # seconds until a cut subscription is tried again
 RETRY_AFTER = 2.0  # seconds, told to clients when Redis is away
 
 
@@ -185,30 +186,53 @@ def _settle(future: asyncio.Future[Any], reply: Any) -> None:
         future.set_result(reply)
 
 
+class Dedicated:
+    """A connection of one's own, for a caller that blocks: one command at a time, and no time limit on its reply."""
+
+    def __init__(self, url: str, timeout: float) -> None:
+        """`timeout` bounds connecting, in seconds."""
+        self._client = client(url, timeout)
+        self._connection: AbstractConnection | None = None
+
+    async def send(self, *arguments: Argument) -> None:
+        """Sends a command, connecting first if need be. Raises redis-py's errors and OSError."""
+        if self._connection is None:
+            self._connection = await self._client.connection_pool.get_connection()  # type: ignore[no-untyped-call]
+        await self._connection.send_packed_command(hiredis.pack_command(arguments), check_health=False)  # type: ignore[arg-type]
+
+    async def receive(self) -> Any:
+        """Waits for the next reply or message, however long that takes."""
+        assert self._connection is not None
+        return await self._connection.read_response(disable_decoding=True)
+
+    async def close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.disconnect(nowait=True)
+            await self._client.connection_pool.release(connection)
+        await self._client.aclose()
+
+
 async def listen(url: str, channels: Sequence[str], timeout: float) -> AsyncIterator[bytes | None]:
     """Yields the messages of the channels for ever; None each time that the subscription (again) begins.
 
-    Pub/sub forgets: after each None the caller has to read the truth again. One task owns the subscription.
+    Pub/sub forgets: after each None the caller has to read the truth again. Not redis-py's PubSub, which reconnects
+    without a word and has to be owned by one task all the same.
     """
-    pause = 0.05
+    pause = _FIRST_PAUSE
     while True:
-        subscriber = client(url, timeout)
-        pubsub = subscriber.pubsub()
+        connection = Dedicated(url, timeout)
         try:
-            await pubsub.subscribe(*channels)
-            confirmed = 0
-            async for message in pubsub.listen():
-                if message["type"] == "message":
-                    yield message["data"]
-                elif message["type"] == "subscribe":
-                    confirmed += 1
-                    if confirmed % len(channels) == 0:
-                        pause = 0.05
-                        yield None
+            await connection.send("SUBSCRIBE", *channels)
+            for _ in channels:
+                await connection.receive()
+            pause = _FIRST_PAUSE
+            yield None
+            while True:
+                yield (await connection.receive())[2]  # b"message", the channel, the data
         except (RedisError, OSError, TimeoutError) as error:
             log.warning("redis: the subscription was cut (%s), again in %.2f s", type(error).__name__, pause)
         finally:
-            await pubsub.aclose()  # type: ignore[no-untyped-call]
-            await subscriber.aclose()
+            await connection.close()
         await asyncio.sleep(pause)
-        pause = min(pause * 2, 2.0)
+        pause = min(pause * 2, _LONGEST_PAUSE)

@@ -245,24 +245,25 @@ class _QueueWatch:
         await asyncio.gather(*(self._watch(queue) for queue in self._queues))
 
     async def _watch(self, queue: str) -> None:
-        client = connections.client(self._url, self._timeout)
         name = names.RQ_QUEUE + queue
-        try:
-            while True:
-                await self._wanted.wait()
-                try:
-                    found = await client.execute_command(  # type: ignore[no-untyped-call]
-                        "BLMOVE", name, name, "LEFT", "LEFT", BLOCK
-                    )
-                except (RedisError, OSError) as error:
-                    log.warning("cannot wait for queue %s: %s", queue, type(error).__name__)
-                    await asyncio.sleep(0.5)
-                    found = True  # look again: Redis may be back with tasks in it
-                if found is not None:
-                    self._wanted.clear()
-                    self.arrived.set()
-        finally:
-            await client.aclose()
+        while True:
+            connection = connections.Dedicated(self._url, self._timeout)
+            try:
+                while True:
+                    await self._wanted.wait()
+                    await connection.send("BLMOVE", name, name, "LEFT", "LEFT", BLOCK)
+                    if await connection.receive() is not None:
+                        self._look()
+            except (RedisError, OSError, TimeoutError) as error:
+                log.warning("cannot wait for queue %s: %s", queue, type(error).__name__)
+            finally:
+                await connection.close()
+            await asyncio.sleep(0.5)
+            self._look()  # Redis may be back, with tasks in it
+
+    def _look(self) -> None:
+        self._wanted.clear()
+        self.arrived.set()
 
 
 async def _wait_briefly(event: asyncio.Event, seconds: float) -> None:
