@@ -29,8 +29,8 @@ from dragon.files import Files
 from dragon.status import CANCELLED, ERROR, EXECUTING, SUCCESS, Status, error_result, parse_line, timestamp
 from dragon.store import tasks
 from dragon.store.tasks import Reserved, Write
-from dragon.task import OutputFile
 from dragon.worker.messages import Frame, Kind
+from dragon.worker.outputs import has_outputs, keep_outputs
 from dragon.worker.pool import Executor, Pool, TaskFacts
 from dragon.worker.writer import Writer
 
@@ -282,26 +282,23 @@ class Engine:
         name = running.reserved.name
         known = self._durations.get(name)
         self._durations[name] = duration if known is None else known + SMOOTHING * (duration - known)
-        outputs, _, result = payload.partition(b"\n")
-        if outputs == b"[]":
-            self._end(running, SUCCESS, result)
-        else:
-            files = [OutputFile(name, Path(path)) for name, path in orjson.loads(outputs)]
-            running.over = True
-            self._in_background(self._keep_outputs(running, files, result))
+        if not has_outputs(payload):
+            self._end(running, SUCCESS, payload.partition(b"\n")[2])
+            return
+        running.over = True  # the task has done its part in time
+        self._stop_timer(running)
+        self._in_background(self._keep_outputs(running, payload))
 
-    async def _keep_outputs(self, running: Running, outputs: list[OutputFile], result: bytes) -> None:
+    async def _keep_outputs(self, running: Running, payload: bytes) -> None:
         reserved = running.reserved
         try:
-            size = await asyncio.to_thread(self._files.keep, reserved.key, reserved.attempt, outputs)
+            result, size = await asyncio.to_thread(keep_outputs, self._files, reserved.key, reserved.attempt, payload)
         except OSError as error:
             log.exception("%s error: its output files cannot be stored", reserved.key)
             reason = error.strerror or type(error).__name__
             self._end(running, ERROR, error_result(f"the output files cannot be stored: {reason}"))
-            return
-        urls = {output.name: self._files.url(reserved.key, output.filename) for output in outputs}
-        joined = orjson.dumps(urls)[:-1] + (b"," + result[1:] if result != b"{}" else b"}")
-        self._end(running, SUCCESS, joined, size=size)
+        else:
+            self._end(running, SUCCESS, result, size=size)
 
     def _on_failed(self, running: Running, payload: bytes) -> None:
         result, _, trace = payload.partition(b"\n")
@@ -352,14 +349,17 @@ class Engine:
 
     def _settle(self, running: Running) -> None:
         running.over = True
-        if running.timer is not None:
-            running.timer.cancel()
-            running.timer = None
+        self._stop_timer(running)
         for fetching in running.fetches:
             fetching.cancel()
         if running.executor is None or running.number not in running.executor.numbers:
             self._remove_scratch(running.scratch)
         # else its executor may still write there: removed when the executor is through with it, or gone.
+
+    def _stop_timer(self, running: Running) -> None:
+        if running.timer is not None:
+            running.timer.cancel()
+            running.timer = None
 
     def _remove_scratch(self, folder: str) -> None:
         if os.path.lexists(folder):  # a string: this runs for every task, and most have none

@@ -7,16 +7,14 @@ hands it on when the horse dies.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import inspect
 import logging
-import shutil
 import threading
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
-
-import orjson
 
 from dragon.config import Config, load_config
 from dragon.connections import Redis
@@ -27,11 +25,13 @@ from dragon.files import Files, open_files
 from dragon.status import ERROR, EXECUTING, SUCCESS, Status, parse_line, timestamp
 from dragon.store import tasks, workers
 from dragon.store.tasks import Reserved, Write
-from dragon.task import Limits, OutputFile, load_tasks
+from dragon.task import Limits, load_tasks
 from dragon.worker.engine import new_worker_id
 from dragon.worker.executor import Order, Reports, encode_failure, encode_result, known_task
 from dragon.worker.main import own_files
 from dragon.worker.messages import Kind
+from dragon.worker.outputs import keep_outputs
+from dragon.worker.scratch import ScratchLock
 
 log = logging.getLogger("dragon.rq")
 T = TypeVar("T")
@@ -57,6 +57,8 @@ class _Horse:
         self._thread.start()
         self._owner = "rq-" + new_worker_id()
         self._scratch = config.scratch_dir / self._owner
+        self._lock = ScratchLock(self._scratch)
+        self._lease: concurrent.futures.Future[None] | None = None
         self._files: Files = open_files(config)
         self._redis, self._fetcher = self.call(self._open())
 
@@ -69,15 +71,14 @@ class _Horse:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     def close(self) -> None:
+        if self._lease is not None:
+            self._lease.cancel()
         self.call(self._leave())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(5)
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        self._lock.release()
 
     async def _leave(self) -> None:
-        for task in asyncio.all_tasks():
-            if task is not asyncio.current_task() and task.get_name() == "lease":
-                task.cancel()
         await workers.unregister(self._redis, self._owner)
         await self._fetcher.close()
         await self._redis.close()
@@ -87,7 +88,7 @@ class _Horse:
         if reserved is None:
             log.info("%s dropped: over, unknown or another's", key)
             return
-        asyncio.run_coroutine_threadsafe(self._renew_always(), self._loop)
+        self._lease = asyncio.run_coroutine_threadsafe(self._renew_always(), self._loop)
         execution = _Execution(self, reserved)
         execution.report(EXECUTING)
         try:
@@ -98,9 +99,6 @@ class _Horse:
         self._end(execution, payload)
 
     async def _renew_always(self) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        task.set_name("lease")
         while True:
             with contextlib.suppress(Unavailable):
                 await workers.renew(self._redis, self._owner, self._config.worker.lease, "busy")
@@ -125,14 +123,8 @@ class _Horse:
         return self.call(self._fetcher.fetch(url, folder))
 
     def _end(self, execution: _Execution, payload: bytes) -> None:
-        outputs, _, result = payload.partition(b"\n")
-        size = -1
-        if outputs != b"[]":
-            reserved = execution.reserved
-            files = [OutputFile(name, Path(path)) for name, path in orjson.loads(outputs)]
-            size = self._files.keep(reserved.key, reserved.attempt, files)
-            urls = {file.name: self._files.url(reserved.key, file.filename) for file in files}
-            result = orjson.dumps(urls)[:-1] + (b"," + result[1:] if result != b"{}" else b"}")
+        reserved = execution.reserved
+        result, size = keep_outputs(self._files, reserved.key, reserved.attempt, payload)
         execution.end(SUCCESS, result, size)
 
     def _end_failed(self, execution: _Execution, error: BaseException) -> None:
