@@ -72,6 +72,7 @@ class Redis:
         self._reader: asyncio.Task[None] | None = None
         self._connection: AbstractConnection | None = None
         self._shas: dict[str, str] = {}
+        self._clock: float | None = None  # Redis's clock less the event loop's, in seconds
         self.round_trips = 0
 
     async def command(self, *arguments: Argument) -> Any:
@@ -87,6 +88,13 @@ class Redis:
             return await self._enqueue(("EVALSHA", sha, 0, *arguments))
         except NoScriptError:
             return await self._enqueue(("EVAL", script.source, 0, *arguments))
+
+    def give_up_at(self) -> float | None:
+        """The time by Redis's clock when a command that is sent now counts as failed; None before the first connection.
+
+        A script that is given it can refuse to run later: a Redis that hung would otherwise do what nobody waits for.
+        """
+        return None if self._clock is None else asyncio.get_running_loop().time() + self._clock + self._timeout
 
     async def close(self) -> None:
         """Waits for what is under way, `timeout` seconds at most."""
@@ -167,7 +175,11 @@ class Redis:
     async def _connected(self) -> AbstractConnection:
         if self._connection is None:
             # The pool hands out a connection that is open and has nothing left to read.
-            self._connection = await self._client.connection_pool.get_connection()  # type: ignore[no-untyped-call]
+            connection = await self._client.connection_pool.get_connection()  # type: ignore[no-untyped-call]
+            self._connection = connection
+            await connection.send_packed_command(hiredis.pack_command(("TIME",)), check_health=False)
+            seconds, microseconds = await connection.read_response(disable_decoding=True)
+            self._clock = int(seconds) + int(microseconds) / 1e6 - asyncio.get_running_loop().time()
         return self._connection
 
     async def _drop_connection(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import signal
 from collections.abc import AsyncIterator
@@ -12,6 +13,7 @@ from aiohttp import web
 from dragon.auth import Accounts, check_loopback
 from dragon.config import Config
 from dragon.connections import Redis
+from dragon.errors import Unavailable
 from dragon.feed import Feed
 from dragon.files import open_files
 from dragon.server.answers import add_common_headers, answer_errors
@@ -50,6 +52,8 @@ def create_app(config: Config, redis_url: str) -> web.Application:
     app.add_routes(Pages(config, registry).routes())
 
     async def run_feed(_app: web.Application) -> AsyncIterator[None]:
+        with contextlib.suppress(Unavailable):
+            await redis.command("PING")  # connected, and Redis's clock known, before the first request
         task = asyncio.create_task(feed.run(), name="feed")
         refresher = asyncio.create_task(_refresh_accounts(accounts), name="accounts")
         yield

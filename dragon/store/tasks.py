@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from dragon.connections import Argument, Redis
+from dragon.connections import RETRY_AFTER, Argument, Redis
+from dragon.errors import Unavailable
 from dragon.store import names
 from dragon.store.scripts import script
 
@@ -123,13 +124,17 @@ async def create(
     limits = (
         "" if value is None else value for value in (usage.tasks_queued, usage.tasks_per_minute, usage.bytes_stored)
     )
+    give_up_at = redis.give_up_at()
     arguments: list[Argument] = [account, feed, idempotency, request, rq_date(), *limits, life]
+    arguments.append("" if give_up_at is None else f"{give_up_at:.6f}")
     for task in tasks:
         arguments += (task.key, task.line, "1" if task.final else "", task.name, task.parameters, task.metas)
         arguments += (task.queue, task.max_attempts, max(1, round(task.timeout)), task.reuse)
     answer = await redis.run(script("create"), arguments)
     if answer[0] == b"conflict":
         return None
+    if answer[0] == b"late":
+        raise Unavailable("the task store did not answer in time, try again", retry_after=RETRY_AFTER)
     if answer[0] == b"limit":
         return LimitReached(answer[1].decode(), int(answer[2]), int(answer[3]))
     return [

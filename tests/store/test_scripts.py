@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
+from dragon.config import Config
 from dragon.connections import Redis
+from dragon.embedded import EmbeddedRedis, find_server
+from dragon.errors import Unavailable
 from dragon.keys import new_key
 from dragon.status import ERROR, SUCCESS, Status, parse_line, timestamp
 from dragon.store import names, tasks, workers
@@ -61,6 +68,26 @@ async def test_a_creation_that_is_sent_twice_creates_and_counts_once(redis: Redi
     assert await create(redis, *new) == await create(redis, *new)
     assert await redis.command("LLEN", names.RQ_QUEUE + "default") == 2
     assert await usage_of(redis) == (2, 0)
+
+
+async def test_a_redis_that_hung_does_not_create_what_was_answered_with_503(tmp_path: Path) -> None:
+    with EmbeddedRedis(find_server(Config()), tmp_path / "data", tmp_path / "sock", durable=False) as server:
+        impatient, patient = Redis(server.url, 0.3), Redis(server.url, 10)
+        (first,) = await create(impatient, new_task())  # now both the clock and the script are known
+        assert await patient.command("PING") == b"PONG"
+        os.kill(server.process.pid, signal.SIGSTOP)
+        try:
+            with pytest.raises(Unavailable):
+                await create(impatient, new_task())
+            waiting = asyncio.create_task(create(patient, new_task()))
+            await asyncio.sleep(0)
+        finally:
+            os.kill(server.process.pid, signal.SIGCONT)
+        (last,) = await waiting
+        queued = await patient.command("LRANGE", names.RQ_QUEUE + "default", 0, -1)
+        assert [key.decode() for key in queued] == [first.key, last.key]
+        for connection in (impatient, patient):
+            await connection.close()
 
 
 async def test_a_limit_refuses_all_tasks_of_a_call_or_none(redis: Redis) -> None:

@@ -1,12 +1,13 @@
 -- Creates tasks, all of them or none: limits, Idempotency-Key, single flight, queues, feed.
 -- ARGV   1 account, 2 feed id or '', 3 idempotency digest or '', 4 digest of the request, 5 date for RQ,
 --        6 most queued, 7 most a minute, 8 most bytes stored ('' = unlimited), 9 life of an ended task in seconds,
---        then 10 a task: key, line, final '1' or '', name, params, metas, queue, max attempts, timeout s, reuse digest or ''
+--        10 when the caller has given up (unix time) or '', then 10 a task: key, line, final '1' or '', name, params, metas, queue, max attempts, timeout s, reuse digest or ''
 -- Returns {'ok', key, seq, final, line, ...} or {'limit', which, limit, seconds until it helps to try again, or 0}
---         or {'conflict'}: the Idempotency-Key was used with another request.
+--         or {'conflict'}: the Idempotency-Key was used with another request, or {'late'}: nobody waits any more.
 local account, feed, idempotency, request, rq_date = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local FIRST, STRIDE = 10, 10
+local FIRST, STRIDE = 11, 10
 local answer = {'ok'}
+if ARGV[10] ~= '' and unix_time() > tonumber(ARGV[10]) then return {'late'} end
 
 local function give(key, seq, final, line)
   local n = #answer
