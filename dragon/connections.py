@@ -11,9 +11,9 @@ import asyncio
 import hashlib
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import hiredis
 import redis.asyncio
@@ -25,9 +25,11 @@ from redis.exceptions import NoScriptError, RedisError, ResponseError
 from dragon.errors import Unavailable
 
 log = logging.getLogger("dragon.redis")
+T = TypeVar("T")
 
 Argument = str | bytes | int | float
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0  # seconds until a cut subscription is tried again
+_INSIST_PAUSE = 0.1  # seconds until a command that failed is tried again, doubled each time
 RETRY_AFTER = 2.0  # seconds, told to clients when Redis is away
 
 
@@ -196,6 +198,21 @@ def _settle(future: asyncio.Future[Any], reply: Any) -> None:
         future.set_exception(reply)
     else:
         future.set_result(reply)
+
+
+async def insist(
+    call: Callable[[], Awaitable[T]], doing: str, *, until: Callable[[], bool] = lambda: False
+) -> T | None:
+    """Calls until Redis answers, for what must not be lost; None when `until` became true before it did."""
+    pause = _INSIST_PAUSE
+    while not until():
+        try:
+            return await call()
+        except (Unavailable, ResponseError) as error:
+            log.warning("cannot %s: %s; again in %.1f s", doing, error, pause)
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, _LONGEST_PAUSE)
+    return None
 
 
 class Dedicated:

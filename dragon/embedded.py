@@ -245,13 +245,12 @@ class EmbeddedRedis:
             "timeout": "0",
             "save": "",
             "appendonly": "yes" if self.durable else "no",
-            # A write is in the kernel before it is answered, so nothing is lost when Redis dies; when the machine
-            # dies, up to about a second is. `always` would wait for the disk on every turn of the loop: 5-50 times
-            # slower here, and a client who must not lose that second repeats its call with an Idempotency-Key.
+            # A write reaches the kernel before it is answered (while the disk is slow, up to two seconds later), so a
+            # Redis that dies loses nothing else; when the machine dies, about a second is lost. `always` would wait
+            # for the disk on every turn of the loop; who must not lose that second repeats with an Idempotency-Key.
             "appendfsync": "everysec",
             "aof-use-rdb-preamble": "no",  # commands as text: any other version can read the data
-            # Statuses and parameters are hashes with few fields, some of several hundred bytes: as listpacks they
-            # take a third of the memory of hash tables.
+            # Statuses and parameters are hashes with few fields, some of several hundred bytes: small as listpacks.
             "hash-max-listpack-value": "1024",
             "hash-max-listpack-entries": "512",
             "maxmemory-policy": "noeviction",  # out of memory must be an error, never a lost task

@@ -24,8 +24,6 @@ from dragon.store import tasks, workers
 from dragon.store.tasks import Line, Usage
 from dragon.task import Registry, Task
 
-NO_OUTPUT = "this task has no output file"
-
 
 @dataclass(frozen=True, slots=True)
 class FileAnswer:
@@ -35,7 +33,6 @@ class FileAnswer:
     url: str | None = None
     failed: bytes | None = None
     life: int = 0  # seconds that the file will live on
-    reused: bool = False
 
 
 class Service:
@@ -190,7 +187,6 @@ class Service:
     async def _await_file(
         self, lines: list[Line], follower: Follower, filename: str | None, task_name: str
     ) -> FileAnswer:
-        reused = lines[0].final
         try:
             status = (await self.wait(lines, follower, self.config.server.file_wait))[0]
         finally:
@@ -206,7 +202,7 @@ class Service:
         url = data["result"][choose_output(task, filename)]
         completed = datetime.fromisoformat(data["events"]["completed"])
         age = (datetime.now(UTC) - completed).total_seconds()
-        return FileAnswer(data["key"], url=url, life=max(0, int(self.config.files.life - age)), reused=reused)
+        return FileAnswer(data["key"], url=url, life=max(0, int(self.config.files.life - age)))
 
     async def _with_details(self, line: bytes) -> bytes:
         facts = await tasks.details(self.redis, key_of(line))
@@ -227,7 +223,7 @@ class Service:
 def choose_output(task: Task, filename: str | None) -> str:
     """The declared output that a filename selects. A single one takes any name; raises FilenameError otherwise."""
     if not task.outputs:
-        raise FilenameError(f"{NO_OUTPUT}: {task.name!r} returns its result as JSON, use create")
+        raise FilenameError(f"this task has no output file: {task.name!r} returns its result as JSON, use create")
     if len(task.outputs) == 1:
         return task.outputs[0]
     stem = (filename or "").rpartition(".")[0] or filename

@@ -66,6 +66,14 @@ class Status:
         """The status of a task that a worker starts; what an earlier attempt reported is forgotten."""
         return replace(self, status=EXECUTING, started=max(started, self.queued), progress=None, result=None)
 
+    def reported(self, progress: bytes | None, partial: bytes | None) -> Status:
+        """The status with what a running task reported; None leaves a member as it was."""
+        return replace(
+            self,
+            progress=self.progress if progress is None else progress,
+            result=self.result if partial is None else partial,
+        )
+
     def ended(self, status: str, result: bytes, completed: str) -> Status:
         """The final status; progress stays, a partial result is replaced."""
         return replace(self, status=status, result=result, completed=max(completed, self.started or self.queued))

@@ -39,7 +39,7 @@ def error_body(error: DragonError) -> dict[str, Any]:
 
 
 def error_answer(error: DragonError) -> web.Response:
-    headers = {"Cache-Control": "no-store"}
+    headers = {}
     if error.retry_after is not None:
         headers["Retry-After"] = str(max(1, round(error.retry_after)))
         headers["Access-Control-Expose-Headers"] = "Retry-After"  # else the scripts of a page cannot read it
@@ -72,16 +72,16 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
     except web.HTTPMethodNotAllowed as error:
         allowed = ", ".join(sorted(error.allowed_methods))
         body = {"status": "error", "message": f"{request.method} is not allowed here, use {allowed}"}
-        return json_answer(body, 405, {"Allow": allowed, "Cache-Control": "no-store"})
+        return json_answer(body, 405, {"Allow": allowed})
     except web.HTTPException as error:
         if error.status < 400:
             raise
         text = "there is nothing at this path, see /docs" if error.status == 404 else error.reason
-        return json_answer({"status": "error", "message": text}, error.status, {"Cache-Control": "no-store"})
+        return json_answer({"status": "error", "message": text}, error.status)
     except ConnectionResetError:
         raise
     except Exception:
         reference = secrets.token_hex(4)
         log.exception("%s %s: internal error, reference %s", request.method, request.path, reference)
         body = {"status": "error", "message": f"internal error, the log has it under reference {reference}"}
-        return json_answer(body, 500, {"Cache-Control": "no-store"})
+        return json_answer(body, 500)

@@ -10,8 +10,6 @@ from dragon.errors import Unavailable
 from dragon.server.answers import json_answer
 from dragon.service import Service
 
-_NO_STORE = {"Cache-Control": "no-store"}
-
 
 class Health:
     """The process's own state."""
@@ -32,7 +30,7 @@ class Health:
         ]
 
     async def healthz(self, _request: web.Request) -> web.Response:
-        return json_answer({"status": "ok", "version": __version__}, headers=_NO_STORE)
+        return json_answer({"status": "ok", "version": __version__})
 
     async def readyz(self, _request: web.Request) -> web.Response:
         try:
@@ -40,8 +38,8 @@ class Health:
         except Unavailable as error:
             reason = error.message
         if reason is None:
-            return json_answer({"status": "ok"}, headers=_NO_STORE)
-        return json_answer({"status": "error", "message": reason}, 503, _NO_STORE | {"Retry-After": "2"})
+            return json_answer({"status": "ok"})
+        return json_answer({"status": "error", "message": reason}, 503, {"Retry-After": "2"})
 
     async def metrics(self, _request: web.Request) -> web.Response:
         body = generate_latest(self._registry)

@@ -10,9 +10,9 @@ from aiohttp import hdrs, web
 
 from dragon.auth import Account, Accounts, read_credentials
 from dragon.definition import NAME_LIMIT, RESERVED_ON_GET, Definition, read_definitions
-from dragon.errors import BadRequest, FilenameError, ParameterError
+from dragon.errors import BadRequest, ParameterError
 from dragon.keys import is_key
-from dragon.server.answers import error_answer, json_answer
+from dragon.server.answers import json_answer
 from dragon.server.requests import (
     is_utf8,
     one_of,
@@ -24,6 +24,7 @@ from dragon.server.requests import (
 )
 from dragon.server.streaming import LAST_EVENT, answer_when_known, line_list, stream
 from dragon.service import FileAnswer, Service
+from dragon.signing import is_signed
 from dragon.store.tasks import Line
 from dragon.task import ParametersError
 
@@ -141,7 +142,7 @@ class Version1:
         if errors:
             raise BadRequest(*errors)
         assert key is not None
-        if "sig" in request.query:
+        if is_signed(request.query.items()):
             self._accounts.verify_signature("file", filename, list(request.query.items()))
         return await self._redirect(request, filename, self._service.file(key, filename))
 
@@ -160,10 +161,10 @@ class Version1:
         return self._accounts.authenticate(read_credentials(request.headers, body, query))
 
     def _authenticate_get(self, request: web.Request, filename: str | None) -> Account:
-        if "sig" in request.query:
+        if is_signed(request.query.items()):
             return self._accounts.verify_signature("create_file", filename, list(request.query.items()))
         credentials = read_credentials(request.headers, None, request.query)
-        if credentials.secret is None and credentials.api_key is None:
+        if credentials.missing:
             return self._accounts.keyless(credentials.page)
         return self._accounts.authenticate(credentials)
 
@@ -227,12 +228,9 @@ class Version1:
         return await answer_when_known(request, answer(), self._config.heartbeat)
 
     async def _redirect(self, request: web.Request, filename: str | None, waiting: Any) -> web.StreamResponse:
-        try:
-            answer: FileAnswer = await waiting
-        except FilenameError as error:
-            return error_answer(error)
+        answer: FileAnswer = await waiting
         if answer.failed is not None:
-            return json_answer(answer.failed, 400, {"Cache-Control": "no-store"})
+            return json_answer(answer.failed, 400)
         if answer.url is None:
             # Browsers follow twenty of these, and none of them meets a proxy's limit of 60 s.
             place = "/v1/file" + (f"/{quote(filename, safe='')}" if filename else "")

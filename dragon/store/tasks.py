@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -159,14 +160,16 @@ async def follow(redis: Redis, feed: str, seen: Mapping[str, int]) -> list[Line 
 async def details(redis: Redis, key: str) -> dict[str, Any] | None:
     """What `details=true` adds to a status: name, parameters and metas as JSON bytes, attempt, owner, life left."""
     hash_name = names.TASK + key
-    fields = await redis.command("HMGET", hash_name, "name", "params", "metas", "attempt", "owner", "account")
+    fields, left, score = await asyncio.gather(
+        redis.command("HMGET", hash_name, "name", "params", "metas", "attempt", "owner", "account"),
+        redis.command("PTTL", hash_name),
+        redis.command("ZSCORE", names.EXPIRIES, key),
+    )
     if fields[0] is None:
         return None
-    left = int(await redis.command("PTTL", hash_name))
-    score = await redis.command("ZSCORE", names.EXPIRIES, key)
     expires = float(score) if score is not None else None
-    if left > 0:
-        expires = datetime.now(UTC).timestamp() + left / 1000
+    if int(left) > 0:
+        expires = datetime.now(UTC).timestamp() + int(left) / 1000
     return {
         "name": fields[0].decode(),
         "parameters": fields[1],

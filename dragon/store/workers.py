@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -47,17 +48,17 @@ async def living(redis: Redis) -> dict[str, tuple[set[str], set[str]]]:
     """Worker ids with their queues and task names, of those whose lease runs; RQ's own workers are not among them."""
     seconds = float((await redis.command("TIME"))[0])
     ids: Sequence[bytes] = await redis.command("ZRANGEBYSCORE", names.WORKERS, seconds, "+inf")
-    found = {}
-    for worker in ids:
-        queues, tasks = await redis.command("HMGET", names.WORKER + worker.decode(), "queues", "tasks")
-        if queues is not None:
-            found[worker.decode()] = (set(queues.decode().split(",")), set((tasks or b"").decode().split(",")))
-    return found
+    facts = await asyncio.gather(
+        *(redis.command("HMGET", names.WORKER + id_.decode(), "queues", "tasks") for id_ in ids)
+    )
+    return {
+        id_.decode(): (set(queues.decode().split(",")), set((tasks or b"").decode().split(",")))
+        for id_, (queues, tasks) in zip(ids, facts, strict=True)
+        if queues is not None
+    }
 
 
 async def rq_worker_count(redis: Redis) -> int:
     """Workers registered with RQ that still give signs of life, RQ's own included."""
-    count = 0
-    for key in await redis.command("SMEMBERS", names.RQ_WORKERS):
-        count += int(await redis.command("EXISTS", key))
-    return count
+    keys = await redis.command("SMEMBERS", names.RQ_WORKERS)
+    return int(await redis.command("EXISTS", *keys)) if keys else 0

@@ -19,11 +19,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import orjson
-from redis.exceptions import ResponseError
 
 from dragon.config import Config
-from dragon.connections import Redis
-from dragon.errors import TaskError, Unavailable
+from dragon.connections import Redis, insist
+from dragon.errors import TaskError
 from dragon.fetch import Fetcher
 from dragon.files import Files
 from dragon.status import CANCELLED, ERROR, EXECUTING, SUCCESS, Status, error_result, parse_line, timestamp
@@ -265,15 +264,7 @@ class Engine:
         self.places_freed.set()
 
     def _report(self, running: Running, *, progress: bytes | None = None, partial: bytes | None = None) -> None:
-        status = running.status
-        running.status = Status(
-            EXECUTING,
-            status.key,
-            status.queued,
-            status.started,
-            progress=status.progress if progress is None else progress,
-            result=status.result if partial is None else partial,
-        )
+        running.status = running.status.reported(progress, partial)
         reserved = running.reserved
         self.writer.write_progress(Write(reserved.key, reserved.attempt, EXECUTING, running.status.line()))
 
@@ -372,31 +363,22 @@ class Engine:
         for running in found:
             self._settle(running)
         pairs = [(running.reserved.key, running.reserved.attempt) for running in found]
-        await self._insist(lambda: tasks.give_back(self.redis, self.id, pairs))
+        await insist(lambda: tasks.give_back(self.redis, self.id, pairs), f"give {len(pairs)} tasks back")
         for running in found:
             self.running.pop(running.number, None)
 
     async def _retry(self, running: Running, cause: str) -> None:
         """A task whose executor crashed under it: once more, or an error that says what happened."""
         reserved = running.reserved
-        answer = await self._insist(lambda: tasks.retry(self.redis, self.id, reserved.key, reserved.attempt))
+        answer = await insist(
+            lambda: tasks.retry(self.redis, self.id, reserved.key, reserved.attempt), f"retry {reserved.key}"
+        )
         log.warning("%s crashed %s attempt=%d: %s (%s)", reserved.key, reserved.name, reserved.attempt, cause, answer)
         if answer == "exhausted":
             text = f"the task's process has ended ({cause}) on attempt {reserved.attempt}"
             self._end(running, ERROR, error_result(text))
         else:
             self._drop(running)
-
-    async def _insist(self, call: Any) -> Any:
-        """Calls until Redis answers: what is decided here must not be lost."""
-        pause = 0.1
-        while True:
-            try:
-                return await call()
-            except (Unavailable, ResponseError) as error:
-                log.warning("%s; again in %.1f s", error, pause)
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, 2.0)
 
     # What goes wrong
 

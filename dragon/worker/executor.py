@@ -17,6 +17,7 @@ from typing import Any
 
 import orjson
 
+from dragon.config import Config
 from dragon.errors import TaskError
 from dragon.task import Limits, OutputFile, ParametersError, Registry, Task
 from dragon.worker.messages import Frame, FrameBuffer, Kind, pack
@@ -34,6 +35,12 @@ def run(channel: socket.socket, registry: Registry, limits: Limits, result_bytes
         asyncio.run(_AsyncExecutor(channel, registry, limits, result_bytes).serve())
     else:
         _SyncExecutor(channel, registry, limits, result_bytes).serve()
+
+
+def limits_of(config: Config) -> Limits:
+    """The part of [limits] that a task sees."""
+    limits = config.limits
+    return Limits(limits.pixels, limits.frames, limits.output_pixels)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

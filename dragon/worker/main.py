@@ -21,7 +21,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from dragon import connections
 from dragon.config import Config
-from dragon.connections import Redis
+from dragon.connections import Redis, insist
 from dragon.errors import Unavailable
 from dragon.fetch import Fetcher
 from dragon.files import Files, open_files
@@ -120,35 +120,23 @@ class Worker:
             version("rq"),
             sys.version,
         )
-        pause = 0.1
-        while not self._stopped.is_set():
-            try:
-                await workers.register(self._redis, facts, self._config.worker.lease)
-                return
-            except (Unavailable, ResponseError) as error:
-                log.warning("cannot register: %s; again in %.1f s", error, pause)
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, 2.0)
+        await insist(
+            lambda: workers.register(self._redis, facts, self._config.worker.lease),
+            "register",
+            until=self._stopped.is_set,
+        )
 
     async def _reserve(self) -> None:
         """Takes tasks whenever there is place, and waits, blocked in Redis, when there is nothing to take."""
         engine, watch = self._engine, self._watch
-        pause = 0.1
         while not engine.stopping:
             engine.places_freed.clear()
             if not engine.wants_more():
                 await engine.places_freed.wait()
                 continue
             watch.arrived.clear()
-            try:
-                reservation = await engine.reserve()
-            except (Unavailable, ResponseError) as error:
-                log.warning("cannot reserve: %s; again in %.1f s", error, pause)
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, 2.0)
-                continue
-            pause = 0.1
-            if reservation.tasks:
+            reservation = await insist(engine.reserve, "reserve", until=lambda: engine.stopping)
+            if reservation is None or reservation.tasks:
                 continue
             if reservation.suspended or reservation.gone:
                 await asyncio.sleep(0.5)

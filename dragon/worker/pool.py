@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import socket
 import subprocess
@@ -16,6 +17,7 @@ import orjson
 from dragon.config import ROOT, Config
 from dragon.errors import ConfigError
 from dragon.processes import how_it_ended, kill_group
+from dragon.worker.executor import limits_of
 from dragon.worker.messages import Frame, FrameBuffer, pack
 
 #: Environment variables that the processes which run user code do not get.
@@ -135,11 +137,10 @@ class Pool:
         return {facts["name"]: TaskFacts(**facts) for facts in answer["tasks"]}
 
     def _setup(self) -> dict[str, Any]:
-        limits = self._config.limits
         return {
             "modules": self._config.tasks.modules,
-            "limits": {"pixels": limits.pixels, "frames": limits.frames, "output_pixels": limits.output_pixels},
-            "result_bytes": limits.result_bytes,
+            "limits": dataclasses.asdict(limits_of(self._config)),
+            "result_bytes": self._config.limits.result_bytes,
         }
 
     async def fork(self, *, is_async: bool) -> Executor:

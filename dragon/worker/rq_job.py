@@ -27,7 +27,7 @@ from dragon.store import tasks, workers
 from dragon.store.tasks import Reserved, Write
 from dragon.task import Limits, load_tasks
 from dragon.worker.engine import new_worker_id
-from dragon.worker.executor import Order, Reports, encode_failure, encode_result, known_task
+from dragon.worker.executor import Order, Reports, encode_failure, encode_result, known_task, limits_of
 from dragon.worker.main import own_files
 from dragon.worker.messages import Kind
 from dragon.worker.outputs import keep_outputs
@@ -107,15 +107,14 @@ class _Horse:
     def _perform(self, execution: _Execution) -> bytes:
         reserved = execution.reserved
         task = known_task(load_tasks(self._config.tasks.modules), reserved.name)
-        limits = self._config.limits
+        result_bytes = self._config.limits.result_bytes
         order = Order(0, reserved.name, reserved.key, reserved.attempt, self._scratch, reserved.parameters)
-        own_limits = Limits(limits.pixels, limits.frames, limits.output_pixels)
         context_type = _AsyncContext if task.is_async else _Context
-        context = context_type(order, own_limits, limits.result_bytes, execution.on_frame, self.fetch)
+        context = context_type(order, limits_of(self._config), result_bytes, execution.on_frame, self.fetch)
         value = task.function(context, **task.arguments(reserved.parameters))
         if inspect.iscoroutine(value):
             value = asyncio.run(value)
-        return encode_result(task, value, limits.result_bytes)
+        return encode_result(task, value, result_bytes)
 
     def fetch(self, url: str) -> Path:
         folder = self._scratch / "sources"
@@ -149,10 +148,8 @@ class _Execution:
         self._status: Status = parse_line(reserved.line).executing(timestamp())
 
     def on_frame(self, kind: int, _number: int, payload: bytes) -> None:
-        status = self._status
-        progress = payload if kind == Kind.PROGRESS else status.progress
-        result = payload if kind == Kind.PARTIAL else status.result
-        self._status = Status(EXECUTING, status.key, status.queued, status.started, None, progress, result)
+        progress = payload if kind == Kind.PROGRESS else None
+        self._status = self._status.reported(progress, payload if kind == Kind.PARTIAL else None)
         self.report(EXECUTING)
 
     def report(self, kind: tasks.WriteKind, size: int = -1) -> None:

@@ -6,17 +6,13 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from redis.exceptions import ResponseError
-
-from dragon.connections import Redis
-from dragon.errors import Unavailable
+from dragon.connections import Redis, insist
 from dragon.store import tasks
 from dragon.store.tasks import Write
 
 log = logging.getLogger("dragon.worker")
 
 MOST_A_TRIP = 512  # writes
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0  # seconds between tries while Redis is away
 
 
 class Writer:
@@ -61,19 +57,13 @@ class Writer:
             self.idle.set()
 
     async def _send(self, batch: list[tuple[Write, Callable[[bool], None] | None]]) -> None:
-        accepted = await self._try_until_written([write for write, _ in batch])
+        writes = [write for write, _ in batch]
+        accepted = await insist(
+            lambda: tasks.update(self._redis, self._owner, writes, life=self._life), f"write {len(writes)} statuses"
+        )
+        assert accepted is not None
         for (write, then), written in zip(batch, accepted, strict=True):
             if not written:
                 log.info("%s refused attempt=%d: the task is another's by now, or over", write.key, write.attempt)
             if then is not None:
                 then(written)
-
-    async def _try_until_written(self, writes: list[Write]) -> list[bool]:
-        pause = _FIRST_PAUSE
-        while True:
-            try:
-                return await tasks.update(self._redis, self._owner, writes, life=self._life)
-            except (Unavailable, ResponseError) as error:
-                log.warning("cannot write %d statuses: %s; again in %.1f s", len(writes), error, pause)
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE)
