@@ -56,7 +56,17 @@ def prepare(definition: Definition, registry: Registry, *, reuse_for: str = "") 
             same = _same_task(reuse_for, definition) if reuse_for else ""
             line = queued.line()
             return NewTask(
-                queued.key, line, False, task.name, parameters, metas, task.queue, task.max_attempts, task.timeout, same
+                queued.key,
+                line,
+                False,
+                task.name,
+                parameters,
+                metas,
+                task.queue,
+                task.max_attempts,
+                task.timeout,
+                same,
+                bool(task.outputs),
             )
     ended = queued.ended(ERROR, error_result(problem), timestamp())
     return NewTask(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 
-TASK = "dragon:task:"  # + KEY, hash
 WORKERS = "dragon:workers"  # zset of worker ids by lease deadline (seconds of Redis's clock)
 WORKER = "dragon:worker:"  # + ID, hash of what it serves; + ID + ":tasks", set of keys; also the channel for commands
 FEED = "dragon:feed:"  # + ID, channel of status lines for one server process
@@ -18,7 +17,8 @@ EXPIRIES = "dragon:expiries"  # zset of ended tasks with output files by the tim
 RQ = os.environ.get("RQ_KEY_PREFIX", "rq")
 RQ_QUEUES = f"{RQ}:queues"
 RQ_QUEUE = f"{RQ}:queue:"
-RQ_JOB = f"{RQ}:job:"
+#: + KEY, hash: the RQ job and the task are one; dragon's fields stand beside RQ's.
+TASK = f"{RQ}:job:"
 RQ_WIP = f"{RQ}:wip:"
 RQ_FINISHED = f"{RQ}:finished:"
 RQ_FAILED = f"{RQ}:failed:"

@@ -6,16 +6,16 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from dragon.connections import RETRY_AFTER, Argument, Redis
 from dragon.errors import Unavailable
+from dragon.status import timestamp
 from dragon.store import names
 from dragon.store.scripts import script
 
 
-@dataclass(frozen=True, slots=True)
-class NewTask:
+class NewTask(NamedTuple):
     """What `create` stores of one task; `line` is its first status."""
 
     key: str
@@ -28,10 +28,10 @@ class NewTask:
     max_attempts: int
     timeout: float  # seconds
     reuse: str  # digest for single flight, "" for none
+    has_files: bool = False  # it may have output files
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(NamedTuple):
     """A stored status line with its place in the task's history."""
 
     key: str
@@ -58,8 +58,7 @@ class Usage:
     bytes_stored: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Reserved:
+class Reserved(NamedTuple):
     """A task that a worker has taken."""
 
     key: str
@@ -83,8 +82,7 @@ class Reservation:
 WriteKind = Literal["executing", "success", "error"]
 
 
-@dataclass(frozen=True, slots=True)
-class Write:
+class Write(NamedTuple):
     """One status to write; `bytes` is the size of the output files, -1 without any."""
 
     key: str
@@ -105,9 +103,13 @@ class Orphan:
     worker: str
 
 
+#: Seconds that RQ is told to keep an ended job for longer, where its task has files: the sweep needs the hash after them.
+SWEEP_MARGIN = 86400
+
+
 def rq_date() -> str:
     """Now, as RQ spells dates in its hashes."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return timestamp()[:-6] + "Z"
 
 
 async def create(
@@ -129,8 +131,9 @@ async def create(
     arguments: list[Argument] = [account, feed, idempotency, request, rq_date(), *limits, life]
     arguments.append("" if give_up_at is None else f"{give_up_at:.6f}")
     for task in tasks:
+        rq_life = life + SWEEP_MARGIN if task.has_files else life
         arguments += (task.key, task.line, "1" if task.final else "", task.name, task.parameters, task.metas)
-        arguments += (task.queue, task.max_attempts, max(1, round(task.timeout)), task.reuse)
+        arguments += (task.queue, task.max_attempts, max(1, round(task.timeout)), rq_life, task.reuse)
     answer = await redis.run(script("create"), arguments)
     if answer[0] == b"conflict":
         return None

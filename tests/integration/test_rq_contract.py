@@ -54,7 +54,7 @@ def test_dragon_spells_rqs_names_as_rq_does() -> None:
         assert FinishedJobRegistry("q", connection=connection).key == names.RQ_FINISHED + "q"
         assert FailedJobRegistry("q", connection=connection).key == names.RQ_FAILED + "q"
         assert Queue.redis_queues_keys == names.RQ_QUEUES
-        assert Job.key_for("x") == names.RQ_JOB + "x"
+        assert Job.key_for("x") == names.TASK + "x"
 
 
 async def test_rq_info_shows_the_queues_and_the_workers(own_system: OwnSystem) -> None:

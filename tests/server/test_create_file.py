@@ -303,7 +303,7 @@ async def test_two_hundred_images_on_two_server_processes_run_one_task(own_syste
         )
         assert {answer.headers["Location"] for answer in later} == places
     with redis.Redis.from_url(system.config.redis.url) as store:
-        assert len(list(store.scan_iter("dragon:task:*"))) == 1  # this Redis is the test's own
+        assert len(list(store.scan_iter("rq:job:*"))) == 1  # this Redis is the test's own
 
 
 async def test_other_parameters_are_another_task_and_a_finished_one_is_answered_at_once(client: Client) -> None:

@@ -230,7 +230,7 @@ async def test_files_are_counted_and_forgotten_with_their_task(redis: Redis) -> 
     (line,) = await tasks.follow(redis, "", {new.key: 0})
     assert line is not None
     assert line.seq == -1
-    assert await redis.command("EXISTS", names.REUSE + "same", names.RQ_JOB + new.key) == 0
+    assert await redis.command("EXISTS", names.REUSE + "same", names.TASK + new.key) == 0
 
 
 async def test_an_async_task_is_taken_past_a_def_task_that_has_no_place(redis: Redis) -> None:

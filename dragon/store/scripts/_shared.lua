@@ -1,9 +1,14 @@
 -- Put in front of every script, after the names. What happens to a task when it changes hands or ends.
 -- Speed: each task is read once a script (`read`), and what many tasks do to the same key is sent together (`commit`).
 
+local now  -- a script's time stands still
+
 local function unix_time()
-  local t = redis.call('TIME')
-  return tonumber(t[1]) + tonumber(t[2]) / 1000000
+  if not now then
+    local t = redis.call('TIME')
+    now = tonumber(t[1]) + tonumber(t[2]) / 1000000
+  end
+  return now
 end
 
 local batches, order = {}, {}
@@ -30,6 +35,8 @@ local function set_waiting(task, now_waiting)
     queued[task.account] = (queued[task.account] or 0) + (now_waiting and 1 or -1)
   end
 end
+
+local unsaved = {}  -- key -> a task whose newest line is not stored yet: another may replace it in the same script
 
 local messages, listeners = {}, {}  -- by feed: lines, keys
 
@@ -60,6 +67,7 @@ end
 
 -- Sends what was kept for later, then the announcements: a line is stored before anybody hears of it.
 local function commit()
+  for key, task in pairs(unsaved) do redis.call('HSET', TASK .. key, 'seq', task.seq, 'line', task.line) end
   for account, change in pairs(queued) do
     if change ~= 0 then redis.call('HINCRBY', ACCOUNT .. account, 'queued', change) end
   end
@@ -77,7 +85,7 @@ local known = {}
 -- The task as a table, nil when there is none.
 local function read(key)
   if known[key] then return known[key] end
-  local f = redis.call('HMGET', TASK .. key, 'account', 'queue', 'owner', 'attempt', 'final', 'seq', 'line', 'feeds',
+  local f = redis.call('HMGET', TASK .. key, 'account', 'origin', 'owner', 'attempt', 'final', 'seq', 'line', 'feeds',
     'waiting', 'reuse', 'max', 'name', 'params')
   if not f[7] then return nil end
   known[key] = {key = key, account = f[1], queue = f[2], owner = f[3] or '', attempt = f[4], final = f[5] == '1',
@@ -95,35 +103,36 @@ end
 -- Stores a line as the task's newest and announces it.
 local function store(task, line)
   task.seq, task.line = string.format('%d', task.seq + 1), line
-  redis.call('HSET', TASK .. task.key, 'seq', task.seq, 'line', line)
+  unsaved[task.key] = task
   announce(task, false)
 end
 
 -- Ends a task for good. `bytes` is the size of its output files, -1 without any. `with_rq`: keep RQ's registries too.
 local function finish(task, kind, line, life, bytes, rq_date, with_rq, exc_info)
-  local key, expires = task.key, math.floor(unix_time()) + life
+  local key, expires, ok = task.key, math.floor(unix_time()) + life, kind == 'success'
   set_waiting(task, false)
   task.seq, task.line, task.final = string.format('%d', task.seq + 1), line, true
-  redis.call('HSET', TASK .. key, 'seq', task.seq, 'line', line, 'final', '1', 'waiting', '0')
+  unsaved[key] = nil
+  if with_rq then
+    redis.call('HSET', TASK .. key, 'seq', task.seq, 'line', line, 'final', '1', 'waiting', '0',
+      'status', ok and 'finished' or 'failed', 'ended_at', rq_date)
+    if exc_info ~= '' then redis.call('HSET', TASK .. key, 'exc_info', exc_info) end
+    later('ZREM', RQ_WIP .. task.queue, key .. ':' .. task.attempt)
+    later('ZADD', (ok and RQ_FINISHED or RQ_FAILED) .. task.queue, expires, key)
+  else
+    redis.call('HSET', TASK .. key, 'seq', task.seq, 'line', line, 'final', '1', 'waiting', '0')
+  end
   announce(task, true)
   if task.owner ~= '' then later('SREM', WORKER .. task.owner .. ':tasks', key) end
   if bytes >= 0 then
     redis.call('HSET', TASK .. key, 'bytes', bytes)
     redis.call('HINCRBY', ACCOUNT .. task.account, 'bytes', bytes)
-    later('ZADD', EXPIRIES, expires, key)
+    later('ZADD', EXPIRIES, expires, key)  -- the sweep removes it, after its files
   else
     redis.call('EXPIRE', TASK .. key, life)
   end
   if task.reuse and redis.call('GET', REUSE .. task.reuse) == key then
-    if kind == 'success' then redis.call('EXPIRE', REUSE .. task.reuse, life) else redis.call('DEL', REUSE .. task.reuse) end
-  end
-  if with_rq then
-    local ok = kind == 'success'
-    redis.call('HSET', RQ_JOB .. key, 'status', ok and 'finished' or 'failed', 'ended_at', rq_date)
-    if exc_info ~= '' then redis.call('HSET', RQ_JOB .. key, 'exc_info', exc_info) end
-    redis.call('EXPIRE', RQ_JOB .. key, life)
-    later('ZREM', RQ_WIP .. task.queue, key .. ':' .. task.attempt)
-    later('ZADD', (ok and RQ_FINISHED or RQ_FAILED) .. task.queue, expires, key)
+    if ok then redis.call('EXPIRE', REUSE .. task.reuse, life) else redis.call('DEL', REUSE .. task.reuse) end
   end
 end
 
@@ -135,17 +144,16 @@ local function requeue(task, uncount)
   later('ZREM', RQ_FAILED .. task.queue, key)
   task.owner, task.attempt = '', uncount and string.format('%d', attempt - 1) or attempt
   set_waiting(task, true)
-  redis.call('HSET', TASK .. key, 'owner', '', 'attempt', task.attempt, 'waiting', '1')
-  redis.call('HSET', RQ_JOB .. key, 'status', 'queued')
-  redis.call('PERSIST', RQ_JOB .. key)
+  redis.call('HSET', TASK .. key, 'owner', '', 'attempt', task.attempt, 'waiting', '1', 'status', 'queued')
+  redis.call('PERSIST', TASK .. key)
   redis.call('LPUSH', RQ_QUEUE .. task.queue, key)
 end
 
--- Gives a queued task to a worker: its attempt is counted from here.
-local function take(task, owner)
+-- Gives a queued task to a worker: its attempt is counted from here. What follows are more fields and their values.
+local function take(task, owner, ...)
   task.owner, task.attempt = owner, string.format('%d', task.attempt + 1)
   set_waiting(task, false)
-  redis.call('HSET', TASK .. task.key, 'owner', owner, 'attempt', task.attempt, 'waiting', '0')
+  redis.call('HSET', TASK .. task.key, 'owner', owner, 'attempt', task.attempt, 'waiting', '0', ...)
   later('SADD', WORKER .. owner .. ':tasks', task.key)
 end
 

@@ -32,18 +32,17 @@ end
 -- What is no task of dragon's never runs; what is over (somebody used `rq requeue`) stays as it ended; RQ is told both.
 -- What somebody has already stands in the queue twice: once is enough.
 local function drop(queue, key, task)
-  if not (task and not task.final) and redis.call('EXISTS', RQ_JOB .. key) == 1 then
+  if not (task and not task.final) and redis.call('EXISTS', TASK .. key) == 1 then
     local life = redis.call('TTL', TASK .. key)
-    redis.call('HSET', RQ_JOB .. key, 'status', 'failed')
+    redis.call('HSET', TASK .. key, 'status', 'failed')
     redis.call('ZADD', RQ_FAILED .. queue, unix_time() + (life > 0 and life or 86400), key)
-    if not task then redis.call('HSET', RQ_JOB .. key, 'ended_at', rq_date, 'exc_info', 'not a dragon task') end
+    if not task then redis.call('HSET', TASK .. key, 'ended_at', rq_date, 'exc_info', 'not a dragon task') end
   end
   give(key, 0, '', '', '')
 end
 
 local function reserve(queue, task)
-  take(task, worker)
-  redis.call('HSET', RQ_JOB .. task.key, 'status', 'started', 'started_at', rq_date, 'worker_name', worker)
+  take(task, worker, 'status', 'started', 'started_at', rq_date, 'worker_name', worker)
   later('ZADD', RQ_WIP .. queue, '+inf', task.key .. ':' .. task.attempt)
   give(task.key, task.attempt, task.name, task.params, task.line)
 end
