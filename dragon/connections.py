@@ -65,14 +65,13 @@ class Redis:
     """
 
     def __init__(self, url: str, timeout: float) -> None:
-        """`timeout`: seconds from sending a command to its reply."""
+        """`timeout`: seconds from sending a command to its reply, and to connect."""
         self._client = client(url, timeout)
         self._timeout = timeout
-        self._waiting: list[tuple[tuple[Argument, ...], asyncio.Future[Any]]] = []
-        self._sent: deque[tuple[float, asyncio.Future[Any]]] = deque()  # when its reply is overdue
-        self._sender: asyncio.Task[None] | None = None
-        self._reader: asyncio.Task[None] | None = None
-        self._connection: AbstractConnection | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._waiting: list[tuple[bytes, asyncio.Future[Any]]] = []  # packed commands
+        self._wire: _Wire | None = None
+        self._connecting: asyncio.Task[None] | None = None
         self._shas: dict[str, str] = {}
         self._clock: float | None = None  # Redis's clock less the event loop's, in seconds
         self.round_trips = 0
@@ -96,99 +95,158 @@ class Redis:
 
         A script that is given it can refuse to run later: a Redis that hung would otherwise do what nobody waits for.
         """
-        return None if self._clock is None else asyncio.get_running_loop().time() + self._clock + self._timeout
+        if self._clock is None or self._loop is None:
+            return None
+        return self._loop.time() + self._clock + self._timeout
 
     async def close(self) -> None:
         """Waits for what is under way, `timeout` seconds at most."""
-        running = [task for task in (self._sender, self._reader) if task is not None]
-        if running:
-            await asyncio.wait(running, timeout=self._timeout)
-            for task in running:
-                task.cancel()
-            await asyncio.wait(running)
-        await self._drop_connection()
+        under_way = [future for _, future in self._waiting]
+        if self._wire is not None:
+            under_way += [future for _, future in self._wire.awaited]
+        if under_way:
+            await asyncio.wait(under_way, timeout=self._timeout)
+        if self._connecting is not None:
+            self._connecting.cancel()
+            await asyncio.wait([self._connecting])
+        if self._wire is not None:
+            self._wire.close()
+            self._wire = None
         await self._client.aclose()
 
-    def _enqueue(self, arguments: tuple[Argument, ...]) -> asyncio.Future[Any]:
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._waiting.append((arguments, future))
-        if self._sender is None:
-            self._sender = asyncio.create_task(self._send_all(), name="redis sender")
+    def _enqueue(self, arguments: Sequence[Argument]) -> asyncio.Future[Any]:
+        loop = self._loop
+        if loop is None:
+            loop = self._loop = asyncio.get_running_loop()
+        packed = hiredis.pack_command(arguments)  # type: ignore[arg-type]
+        future: asyncio.Future[Any] = loop.create_future()
+        if not self._waiting:
+            loop.call_soon(self._send_all)  # at the end of the loop's turn, when all have gathered
+        self._waiting.append((packed, future))
         return future
 
-    async def _send_all(self) -> None:
-        """Sends until nothing waits. The task starts at the end of the loop's turn, when all have gathered."""
+    def _send_all(self) -> None:
+        if self._connecting is not None:
+            return  # it sends when it is through
+        assert self._loop is not None
+        if self._wire is None:
+            self._connecting = self._loop.create_task(self._connect(), name="redis connect")
+            return
+        trip, self._waiting = self._waiting, []
+        trip = [(packed, future) for packed, future in trip if not future.done()]  # else its caller has gone
+        if trip:
+            self.round_trips += 1
+            self._wire.send(trip, self._loop.time() + self._timeout)
+
+    async def _connect(self) -> None:
+        """Opens the connection and sends what waits for it; fails that when there is no connection to be had."""
         try:
-            while self._waiting:
-                trip, self._waiting = self._waiting, []
-                await self._send([(arguments, future) for arguments, future in trip if not future.done()])
+            async with asyncio.timeout(self._timeout):
+                connection = self._client.connection_pool.make_connection()  # type: ignore[no-untyped-call]
+                await connection.connect()
+                seconds, microseconds = await self._ask(connection, "TIME")
+            assert self._loop is not None
+            self._clock = int(seconds) + int(microseconds) / 1e6 - self._loop.time()
+            self._wire = _Wire(connection, self._loop, self._on_lost)
+        except BaseException as error:
+            lost, self._waiting = self._waiting, []
+            self._on_lost(error, [future for _, future in lost])
+            if not isinstance(error, Exception):
+                raise  # cancelled
         finally:
-            self._sender = None
+            self._connecting = None
+        if self._waiting:
+            self._send_all()
 
-    async def _send(self, trip: list[tuple[tuple[Argument, ...], asyncio.Future[Any]]]) -> None:
-        overdue = asyncio.get_running_loop().time() + self._timeout
-        try:
-            async with asyncio.timeout_at(overdue):
-                connection = await self._connected()
-                self._sent += [(overdue, future) for _, future in trip]
-                self.round_trips += 1
-                if self._reader is None:
-                    self._reader = asyncio.create_task(self._read_all(connection), name="redis reader")
-                packed = b"".join([hiredis.pack_command(arguments) for arguments, _ in trip])  # type: ignore[arg-type]
-                await connection.send_packed_command(packed, check_health=False)
-        except BaseException as error:
-            await self._fail(error, [future for _, future in trip])
+    async def _ask(self, connection: AbstractConnection, command: str) -> Any:
+        await connection.send_packed_command(hiredis.pack_command((command,)), check_health=False)
+        return await connection.read_response(disable_decoding=True)
 
-    async def _read_all(self, connection: AbstractConnection) -> None:
-        """Hands out replies until none is awaited."""
-        try:
-            async with asyncio.timeout(None) as limit:
-                while self._sent:
-                    if limit.when() != self._sent[0][0]:
-                        limit.reschedule(self._sent[0][0])
-                    try:
-                        reply = await connection.read_response(disable_decoding=True)
-                    except ResponseError as error:
-                        reply = error
-                    _settle(self._sent.popleft()[1], reply)
-            self._reader = None
-        except BaseException as error:
-            if self._reader is not asyncio.current_task():
-                return  # cancelled by `_fail`, which has told everybody
-            self._reader = None
-            await self._fail(error, [])
-
-    async def _fail(self, error: BaseException, futures: list[asyncio.Future[Any]]) -> None:
+    def _on_lost(self, error: BaseException, futures: Sequence[asyncio.Future[Any]]) -> None:
         """The connection is lost: so are the replies that were awaited on it. Whether the commands ran is not known."""
+        self._wire = None
         reason = "did not answer in time" if isinstance(error, TimeoutError) else "cannot be reached"
-        lost = [future for _, future in self._sent] + futures
-        self._sent.clear()
-        for future in lost:
+        for future in futures:
             _settle(future, Unavailable(f"the task store {reason}, try again", retry_after=RETRY_AFTER))
-        if self._reader is not None:
-            self._reader.cancel()
-            self._reader = None
-        await self._drop_connection()
-        if not isinstance(error, Exception):
-            raise error  # cancelled
-        expected = isinstance(error, RedisError | OSError | TimeoutError)
-        log.warning("redis: %s (%s: %s)", reason, type(error).__name__, error, exc_info=not expected)
+        expected = isinstance(error, RedisError | OSError | TimeoutError | asyncio.CancelledError)
+        log.warning("redis: %s (%s: %s)", reason, type(error).__name__, error, exc_info=None if expected else error)
 
-    async def _connected(self) -> AbstractConnection:
-        if self._connection is None:
-            # The pool hands out a connection that is open and has nothing left to read.
-            connection = await self._client.connection_pool.get_connection()  # type: ignore[no-untyped-call]
-            self._connection = connection
-            await connection.send_packed_command(hiredis.pack_command(("TIME",)), check_health=False)
-            seconds, microseconds = await connection.read_response(disable_decoding=True)
-            self._clock = int(seconds) + int(microseconds) / 1e6 - asyncio.get_running_loop().time()
-        return self._connection
 
-    async def _drop_connection(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            await connection.disconnect(nowait=True)
-            await self._client.connection_pool.release(connection)
+class _Wire(asyncio.Protocol):
+    """An open connection, read without a task and without redis-py, which costs three times as much a command.
+
+    redis-py has made it (addresses, passwords, TLS, databases) and leaves its transport to this protocol.
+    """
+
+    def __init__(
+        self,
+        connection: AbstractConnection,
+        loop: asyncio.AbstractEventLoop,
+        on_lost: Callable[[BaseException, Sequence[asyncio.Future[Any]]], None],
+    ) -> None:
+        writer = connection._writer
+        assert writer is not None
+        self._connection = connection  # keeps the streams alive that belong to the transport
+        self._transport = writer.transport
+        self._loop = loop
+        self._on_lost = on_lost
+        self._reader = hiredis.Reader(protocolError=ConnectionError, replyError=_reply_error)
+        self._timer: asyncio.TimerHandle | None = None
+        self._is_closed = False
+        self.awaited: deque[tuple[float, asyncio.Future[Any]]] = deque()  # when a reply is overdue
+        self._transport.set_protocol(self)
+
+    def send(self, trip: Sequence[tuple[bytes, asyncio.Future[Any]]], overdue: float) -> None:
+        """Writes packed commands; each future gets its reply, or is lost at `overdue` (the loop's time)."""
+        self.awaited.extend([(overdue, future) for _, future in trip])
+        self._transport.write(b"".join([packed for packed, _ in trip]))
+        if self._timer is None:
+            self._timer = self._loop.call_at(overdue, self._check)
+
+    def data_received(self, data: bytes) -> None:
+        self._reader.feed(data)
+        try:
+            while (reply := self._reader.gets()) is not False:
+                _settle(self.awaited.popleft()[1], reply)
+        except Exception as error:  # bytes that are no reply, or one that nobody asked for
+            self.fail(error)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.fail(error or ConnectionError("Redis closed the connection"))
+
+    def fail(self, error: BaseException) -> None:
+        """Gives the connection up, and what is awaited on it."""
+        if not self._is_closed:
+            self.close()
+            self._on_lost(error, [future for _, future in self.awaited])
+            self.awaited.clear()
+
+    def close(self) -> None:
+        self._is_closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self._transport.abort()
+        self._connection._close()  # type: ignore[no-untyped-call]
+
+    def _check(self) -> None:
+        """One timer looks at the oldest reply that is awaited: a timer for each would cost more than its command."""
+        self._timer = None
+        if self.awaited:
+            overdue = self.awaited[0][0]
+            if overdue <= self._loop.time():
+                self.fail(TimeoutError("no reply"))
+            else:
+                self._timer = self._loop.call_at(overdue, self._check)
+
+
+def _reply_error(text: str) -> Exception:
+    """A Redis error as the exception that redis-py would raise."""
+    code, _, rest = text.partition(" ")
+    if code == "NOSCRIPT":
+        return NoScriptError(rest)
+    if code in ("LOADING", "MASTERDOWN", "CLUSTERDOWN"):
+        return Unavailable("the task store is not ready yet, try again", retry_after=RETRY_AFTER)
+    return ResponseError(text)
 
 
 def _settle(future: asyncio.Future[Any], reply: Any) -> None:

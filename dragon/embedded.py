@@ -40,6 +40,7 @@ if TYPE_CHECKING:  # a keeper lives as long as dragon does and needs no pydantic
 READY_SECONDS = 10.0
 #: Seconds for an orderly end: the last second of the append-only file goes to the disk.
 STOP_SECONDS = 10.0
+_START_TRIES = 3
 
 _LOG_BYTES = 1 << 20
 _SOCKET_PATH_BYTES = 103  # what sockaddr_un holds on macOS; Linux has 107
@@ -207,11 +208,16 @@ class EmbeddedRedis:
             owner = (self.folder / "lock").read_text().strip()
             raise ConfigError(f"another process ({owner}) runs the embedded Redis of {self.folder}")
         _private_folder(self.socket.parent)
-        self.process = self._spawn()
-        if not _wait_until_ready(self.socket, lambda: self.process is not None and self.process.poll() is None):
-            how = "did not answer" if self.process.poll() is None else how_it_ended(self.process.returncode)
-            self._end_process()
-            raise ConfigError(f"the embedded Redis ({self.server}) did not start: {how}.\n{self._log_tail()}")
+        for _ in range(_START_TRIES):
+            self.process = self._spawn()
+            if _wait_until_ready(self.socket, lambda: self.process is not None and self.process.poll() is None):
+                return
+            code = self.process.poll()
+            if code != -signal.SIGKILL:  # which is somebody's kill, or want of memory: no fault of the settings
+                break
+        how = "did not answer" if code is None else how_it_ended(code)
+        self._end_process()
+        raise ConfigError(f"the embedded Redis ({self.server}) did not start: {how}.\n{self._log_tail()}")
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         assert self._lock is not None

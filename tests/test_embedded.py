@@ -187,6 +187,24 @@ def test_a_killed_server_comes_back_with_its_data(config: Config) -> None:
     assert not is_ready(config)
 
 
+def test_a_server_that_is_killed_at_its_start_is_started_again(config: Config, tmp_path: Path) -> None:
+    """Somebody's kill, or the kernel's for want of memory, says nothing about the settings."""
+    once = tmp_path / "once"
+    binary = find_server(config)
+    victim = program(
+        tmp_path / "victim",
+        "import os, pathlib, sys\n"
+        f"path = pathlib.Path({str(once)!r})\n"
+        "if not path.exists():\n"
+        "    path.touch()\n"
+        "    os.kill(os.getpid(), 9)\n"
+        f"os.execv({str(binary)!r}, [{str(binary)!r}, *sys.argv[1:]])\n",
+    )
+    with EmbeddedRedis(victim, config.data_dir / "redis", socket_path(config)) as redis_:
+        assert ping(redis_.socket) == "ready"
+    assert once.exists()
+
+
 def test_the_server_ends_when_its_keeper_is_killed(config: Config) -> None:
     keeper = start_keeper(config)
     wait_for(lambda: is_ready(config))

@@ -103,7 +103,7 @@ class Orphan:
     worker: str
 
 
-#: Seconds that RQ is told to keep an ended job for longer, where its task has files: the sweep needs the hash after them.
+#: Seconds for which RQ is told to keep an ended job longer, where its task has files: the sweep needs it after them.
 SWEEP_MARGIN = 86400
 
 
