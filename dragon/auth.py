@@ -123,9 +123,15 @@ def _read_key(members: Mapping[str, Any], name: str, place: str) -> str | None:
 
 def _read_page(headers: Mapping[str, str]) -> str | None:
     """Origin, unless it is null (a sandboxed page, a redirect), else Referer; "null" when that is all there is."""
-    found = (headers.get(name, "").strip(" \t") for name in ("Origin", "Referer", "Referrer"))
-    pages = [page for page in found if page]
-    return next((page for page in pages if page.lower() != "null"), pages[0] if pages else None)
+    page = None
+    for name in ("Origin", "Referer", "Referrer"):
+        found = headers.get(name)
+        if found is None or not (found := found.strip(" \t")):
+            continue
+        if found.lower() != "null":
+            return found
+        page = page or found
+    return page
 
 
 # --- The accounts -----------------------------------------------------------------------------------------------------

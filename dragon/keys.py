@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-import base64
 import os
 import re
 
 _SHAPE = re.compile(r"[A-Z2-7]{26}")
 
 
+_ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
+_LETTERS = bytes(_ALPHABET[byte & 31] for byte in range(256))  # five random bits of each byte
+_LAST_LETTERS = {ord(letter): chr(_ALPHABET[i & 28]) for i, letter in enumerate(_ALPHABET.decode())}  # three bits
+
+
+def new_keys(count: int) -> list[str]:
+    """Makes keys: unpadded base32 of 128 random bits each. Knowing one is the permission to read the task."""
+    letters = os.urandom(26 * count).translate(_LETTERS).decode()
+    return [letters[i : i + 25] + _LAST_LETTERS[ord(letters[i + 25])] for i in range(0, 26 * count, 26)]
+
+
 def new_key() -> str:
-    """Makes a key: unpadded base32 of 16 random bytes. Knowing it is the permission to read the task."""
-    return base64.b32encode(os.urandom(16))[:26].decode()
+    """Makes one key."""
+    return new_keys(1)[0]
 
 
 def is_key(text: object) -> bool:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import orjson
 
 from dragon.connections import Redis
 from dragon.definition import Definition
 from dragon.errors import BadRequest, ParameterError, Unauthorized
-from dragon.keys import new_key
+from dragon.keys import new_keys
 from dragon.status import ERROR, QUEUED, Status, error_result, timestamp, unknown_line
 from dragon.store import tasks
 from dragon.store.names import digest
@@ -24,8 +24,7 @@ _LIMIT_TEXTS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """One call to create tasks: whose, under which limits, and what makes a repetition the same call."""
 
     account: str
@@ -35,12 +34,13 @@ class Request:
     idempotency_key: str = ""
 
 
-def prepare(definition: Definition, registry: Registry, *, reuse_for: str = "") -> NewTask:
+def prepare(definition: Definition, registry: Registry, key: str, queued: str, *, reuse_for: str = "") -> NewTask:
     """Checks one definition; a wrong one becomes a task that has already ended in an error.
 
-    `reuse_for`: the account within which the same name and parameters are the same task, "" for none.
+    `queued` is the date. `reuse_for`: the account within which the same name and parameters are the same task, "" for
+    none.
     """
-    queued = Status(QUEUED, new_key(), timestamp())
+    status = Status(QUEUED, key, queued)
     task = registry.get(definition.task_name)
     metas = orjson.dumps(definition.metas) if definition.metas is not None else b""
     if task is None:
@@ -53,11 +53,9 @@ def prepare(definition: Definition, registry: Registry, *, reuse_for: str = "") 
         except ParametersError as error:
             problem = {"parameters": error.problems}
         else:
-            same = _same_task(reuse_for, definition) if reuse_for else ""
-            line = queued.line()
             return NewTask(
-                queued.key,
-                line,
+                key,
+                status.line(),
                 False,
                 task.name,
                 parameters,
@@ -65,13 +63,11 @@ def prepare(definition: Definition, registry: Registry, *, reuse_for: str = "") 
                 task.queue,
                 task.max_attempts,
                 task.timeout,
-                same,
+                _same_task(reuse_for, definition) if reuse_for else "",
                 bool(task.outputs),
             )
-    ended = queued.ended(ERROR, error_result(problem), timestamp())
-    return NewTask(
-        ended.key, ended.line(), True, definition.task_name, orjson.dumps(definition.parameters), metas, "", 0, 0, ""
-    )
+    line = status.ended(ERROR, error_result(problem), timestamp()).line()
+    return NewTask(key, line, True, definition.task_name, orjson.dumps(definition.parameters), metas, "", 0, 0, "")
 
 
 def _same_task(account: str, definition: Definition) -> str:
@@ -80,8 +76,12 @@ def _same_task(account: str, definition: Definition) -> str:
 
 
 def prepare_all(definitions: Sequence[Definition], registry: Registry, *, reuse_for: str = "") -> list[NewTask]:
-    """As `prepare`, for each."""
-    return [prepare(definition, registry, reuse_for=reuse_for) for definition in definitions]
+    """As `prepare`, for each, with new keys; tasks of one call are queued in the same moment."""
+    queued = timestamp()
+    return [
+        prepare(definition, registry, key, queued, reuse_for=reuse_for)
+        for definition, key in zip(definitions, new_keys(len(definitions)), strict=True)
+    ]
 
 
 async def create(redis: Redis, new: Sequence[NewTask], request: Request) -> list[Line]:

@@ -19,7 +19,7 @@ from dragon.definition import Definition
 from dragon.errors import FilenameError, NotFound, Unauthorized
 from dragon.feed import Feed, Follower, first_look
 from dragon.files import Files
-from dragon.status import CANCELLED, ERROR, parse_line, timestamp, unknown_line
+from dragon.status import CANCELLED, ERROR, parse_line, timestamp, timestamp_of, unknown_line
 from dragon.store import tasks, workers
 from dragon.store.tasks import Line, Usage
 from dragon.task import Registry, Task
@@ -215,7 +215,7 @@ class Service:
             "task_metas": orjson.Fragment(facts["metas"]) if facts["metas"] else None,
             "attempt": facts["attempt"],
             "worker": facts["owner"] or None,
-            "expires": timestamp(datetime.fromtimestamp(expires, UTC)) if expires else None,
+            "expires": timestamp_of(datetime.fromtimestamp(expires, UTC)) if expires else None,
         }
         return line[:-1] + b"," + orjson.dumps(members)[1:]
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 from aiohttp import web
+from multidict import CIMultiDict
 
 from dragon.errors import BadRequest, DragonError
 
@@ -16,9 +17,12 @@ log = logging.getLogger("dragon.server")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
+#: What every answer has: a browser client that cannot read a 401 dies silently.
+COMMON_HEADERS = {"Access-Control-Allow-Origin": "*", "Server": "dragon", "X-Content-Type-Options": "nosniff"}
+
 _ALLOWED_HEADERS = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID"
-_NO_STORE = {"Cache-Control": "no-store"}
-_PREFLIGHT = {
+_JSON_HEADERS = CIMultiDict(COMMON_HEADERS | {"Cache-Control": "no-store", "Content-Type": "application/json"})
+_PREFLIGHT = COMMON_HEADERS | {
     "Access-Control-Allow-Methods": "GET, HEAD, POST, DELETE, OPTIONS",
     "Access-Control-Allow-Headers": _ALLOWED_HEADERS,
     "Access-Control-Max-Age": "86400",
@@ -28,7 +32,10 @@ _PREFLIGHT = {
 def json_answer(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
     """A JSON answer, not to be kept by caches unless `headers` say so; bytes are taken as JSON that is already made."""
     body = value if isinstance(value, bytes) else orjson.dumps(value)
-    return web.Response(body=body, status=status, headers=_NO_STORE | (headers or {}), content_type="application/json")
+    given = _JSON_HEADERS.copy()  # aiohttp takes a CIMultiDict as it is
+    if headers:
+        given.update(headers)
+    return web.Response(body=body, status=status, headers=given)
 
 
 def error_body(error: DragonError) -> dict[str, Any]:
@@ -46,25 +53,16 @@ def error_answer(error: DragonError) -> web.Response:
     return json_answer(error_body(error), error.http_status, headers)
 
 
-async def add_common_headers(_request: web.Request, response: web.StreamResponse) -> None:
-    """Runs before any answer is sent."""
-    put_common_headers(response)
-
-
-def put_common_headers(response: web.StreamResponse) -> None:
-    """What every answer has: a browser client that cannot read a 401 dies silently."""
-    response.headers["Access-Control-Allow-Origin"] = "*"
-    response.headers.setdefault("X-Content-Type-Options", "nosniff")
-    response.headers["Server"] = "dragon"
-
-
 @web.middleware
 async def answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Turns whatever goes wrong into the contract's shape, and answers preflights on every path."""
     if request.method == "OPTIONS":
         return web.Response(status=204, headers=_PREFLIGHT)
     try:
-        return await handler(request)
+        response = await handler(request)
+        if not response.prepared:  # a stream has them already
+            response.headers.update(COMMON_HEADERS)
+        return response
     except DragonError as error:
         if error.http_status >= 500:
             log.warning("%s %s: %d %s", request.method, request.path, error.http_status, error.message)

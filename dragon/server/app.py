@@ -16,7 +16,7 @@ from dragon.connections import Redis
 from dragon.errors import Unavailable
 from dragon.feed import Feed
 from dragon.files import open_files
-from dragon.server.answers import add_common_headers, answer_errors
+from dragon.server.answers import answer_errors
 from dragon.server.health import Health
 from dragon.server.outputs import Outputs
 from dragon.server.pages import Pages
@@ -45,7 +45,6 @@ def create_app(config: Config, redis_url: str) -> web.Application:
 
     app = web.Application(middlewares=[answer_errors], client_max_size=config.server.max_body_bytes)
     app[SERVICE] = service
-    app.on_response_prepare.append(add_common_headers)
     app.add_routes(Version1(service, accounts).routes())
     app.add_routes(Outputs(files, config.files.life).routes())
     app.add_routes(Health(service).routes())

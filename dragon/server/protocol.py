@@ -10,7 +10,7 @@ from aiohttp.http_exceptions import ContentEncodingError, HttpProcessingError, I
 from aiohttp.web_protocol import PayloadAccessError, RequestHandler, RequestPayloadError
 
 from dragon.errors import BadRequest, ParameterError
-from dragon.server.answers import error_answer, put_common_headers
+from dragon.server.answers import error_answer
 
 log = logging.getLogger("dragon.server")
 
@@ -49,7 +49,6 @@ class Protocol(RequestHandler):
             raise ConnectionError("the answer has begun, it cannot become an error")
         text = next((text for kind, text in _TEXTS.items() if isinstance(exc, kind)), _NOT_HTTP)
         answer = error_answer(BadRequest(ParameterError(*text)))
-        put_common_headers(answer)
         answer.force_close()
         return answer
 

@@ -10,14 +10,14 @@ from aiohttp import web
 
 from dragon.errors import DragonError
 from dragon.feed import Follower
+from dragon.server.answers import COMMON_HEADERS, json_answer
 from dragon.store.tasks import Line
 
 log = logging.getLogger("dragon.server")
 
-_HEADERS = {
+_HEADERS = COMMON_HEADERS | {
     "Cache-Control": "no-cache, no-transform",
     "X-Accel-Buffering": "no",
-    "X-Content-Type-Options": "nosniff",
 }
 LAST_EVENT = "end"  # the id of the last event; an EventSource that comes back with it is told to stay away
 
@@ -88,7 +88,7 @@ async def answer_when_known(request: web.Request, answer: Awaitable[bytes], hear
     try:
         done, _ = await asyncio.wait([task], timeout=heartbeat)
         if done:
-            return web.Response(body=task.result(), content_type="application/json")
+            return json_answer(task.result())
         response = web.StreamResponse(headers=_HEADERS | {"Content-Type": "application/json"})
         try:
             await response.prepare(request)

@@ -49,8 +49,7 @@ class LimitReached:
     retry_after: int
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(NamedTuple):
     """The limits that `create` keeps for an account; None is unlimited."""
 
     tasks_queued: int | None = None
@@ -124,23 +123,24 @@ async def create(
     request: str = "",
 ) -> list[Line] | LimitReached | None:
     """Creates all tasks or none; None: the Idempotency-Key was used with another request."""
-    limits = (
-        "" if value is None else value for value in (usage.tasks_queued, usage.tasks_per_minute, usage.bytes_stored)
-    )
     give_up_at = redis.give_up_at()
-    arguments: list[Argument] = [account, feed, idempotency, request, rq_date(), *limits, life]
-    arguments.append("" if give_up_at is None else f"{give_up_at:.6f}")
+    limits = ["" if limit is None else limit for limit in usage]
+    arguments: list[Argument] = [account, feed, idempotency, request, rq_date(), *limits, life, give_up_at or ""]
     for task in tasks:
-        rq_life = life + SWEEP_MARGIN if task.has_files else life
-        arguments += (task.key, task.line, "1" if task.final else "", task.name, task.parameters, task.metas)
-        arguments += (task.queue, task.max_attempts, max(1, round(task.timeout)), rq_life, task.reuse)
+        key, line, final, name, parameters, metas, queue, max_attempts, timeout, reuse, has_files = task
+        rq_life = life + SWEEP_MARGIN if has_files else life
+        arguments += (key, line, "1" if final else "", name, parameters, metas, queue, max_attempts)
+        arguments += (max(1, round(timeout)), rq_life, reuse)
     answer = await redis.run(script("create"), arguments)
-    if answer[0] == b"conflict":
-        return None
-    if answer[0] == b"late":
-        raise Unavailable("the task store did not answer in time, try again", retry_after=RETRY_AFTER)
-    if answer[0] == b"limit":
-        return LimitReached(answer[1].decode(), int(answer[2]), int(answer[3]))
+    match answer[0]:
+        case b"new":
+            return [Line(task[0], 1, task[2], task[1]) for task in tasks]
+        case b"conflict":
+            return None
+        case b"late":
+            raise Unavailable("the task store did not answer in time, try again", retry_after=RETRY_AFTER)
+        case b"limit":
+            return LimitReached(answer[1].decode(), int(answer[2]), int(answer[3]))
     return [
         Line(answer[i].decode(), int(answer[i + 1]), answer[i + 2] == b"1", answer[i + 3])
         for i in range(1, len(answer), 4)

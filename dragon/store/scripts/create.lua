@@ -3,7 +3,8 @@
 --        6 most queued, 7 most a minute, 8 most bytes stored ('' = unlimited), 9 life of an ended task in seconds,
 --        10 when the caller has given up (unix time) or '', then 11 a task: key, line, final '1' or '', name,
 --        params, metas, queue, max attempts, timeout s, RQ's life of an ended job in seconds, reuse digest or ''
--- Returns {'ok', key, seq, final, line, ...} or {'limit', which, limit, seconds until it helps to try again, or 0}
+-- Returns {'new'} when all were created as given, {'ok', key, seq, final, line, ...} when some were there before,
+--         {'limit', which, limit, seconds until it helps to try again, or 0}
 --         or {'conflict'}: the Idempotency-Key was used with another request, or {'late'}: nobody waits any more.
 local account, feed, idempotency, request, rq_date = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local FIRST, STRIDE = 11, 11
@@ -31,7 +32,7 @@ if idempotency ~= '' then
   end
 end
 
-local keys, is_new, queued_now, created = {}, {}, 0, 0
+local keys, is_new, queued_now, created, all_new = {}, {}, 0, 0, true
 for i = FIRST, #ARGV, STRIDE do
   local key, reuse = ARGV[i], ARGV[i + 10]
   local present = reuse ~= '' and redis.call('GET', REUSE .. reuse)
@@ -41,6 +42,8 @@ for i = FIRST, #ARGV, STRIDE do
     is_new[i] = true
     created = created + 1
     if ARGV[i + 2] == '' then queued_now = queued_now + 1 end
+  else
+    all_new = false
   end
 end
 
@@ -80,7 +83,7 @@ for i = FIRST, #ARGV, STRIDE do
       if not queues[queue] then later('SADD', RQ_QUEUES, RQ_QUEUE .. queue); queues[queue] = true end
       later('RPUSH', RQ_QUEUE .. queue, key)
     end
-    give(key, '1', final and '1' or '0', line)
+    if not all_new then give(key, '1', final and '1' or '0', line) end
   end
 end
 if created > 0 and ARGV[7] ~= '' and redis.call('INCRBY', minute, created) == created then
@@ -88,4 +91,4 @@ if created > 0 and ARGV[7] ~= '' and redis.call('INCRBY', minute, created) == cr
 end
 if idempotency ~= '' then redis.call('SET', IDEMPOTENCY .. idempotency, request .. table.concat(keys, ','), 'EX', 86400) end
 commit()
-return answer
+return all_new and {'new'} or answer
