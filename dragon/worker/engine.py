@@ -40,6 +40,7 @@ FAST_SENT = 64  # at most
 CANCEL_GRACE = 2.0  # seconds that an `async def` task has to end after its cancellation
 UNKNOWN_DURATION = 1.0  # seconds that a task is taken to last before its name has been measured
 SMOOTHING = 0.2  # weight of the newest duration in a task name's average
+TIMEOUT_CHECK = 0.1  # seconds between two looks for tasks that take too long
 FinalKind = Literal["success", "error"]
 MISSED_LOOKS = 2  # signs of life in a row that do not list a task, until it counts as taken away
 
@@ -52,6 +53,7 @@ class Running:
         "executor",
         "facts",
         "fetches",
+        "has_scratch",
         "missed",
         "number",
         "over",
@@ -59,7 +61,6 @@ class Running:
         "scratch",
         "started",
         "status",
-        "timer",
     )
 
     def __init__(self, number: int, reserved: Reserved, facts: TaskFacts, scratch: str, estimate: float) -> None:
@@ -71,8 +72,8 @@ class Running:
         self.status: Status = parse_line(reserved.line)
         self.executor: Executor | None = None
         self.started = 0.0  # monotonic seconds; 0: not yet
-        self.timer: asyncio.TimerHandle | None = None
-        self.fetches: set[asyncio.Task[None]] = set()
+        self.has_scratch = False  # known when its executor is through with it
+        self.fetches: set[asyncio.Task[None]] | None = None
         self.missed = 0
         self.over = False  # its outcome is decided
 
@@ -99,6 +100,7 @@ class Engine:
         self._ahead_used = 0.0  # seconds of work in the backlog of `def` tasks
         self._durations: dict[str, float] = {}  # seconds by task name
         self._last_number = 0
+        self._timeout_check: asyncio.TimerHandle | None = None
         self._background: set[asyncio.Task[Any]] = set()
 
     async def start(self) -> None:
@@ -189,10 +191,14 @@ class Engine:
 
     def _executor_for(self, running: Running) -> Executor | None:
         is_async = running.facts.is_async
-        fitting = [one for one in self._executors if one.is_async == is_async and not one.is_lost]
-        if not fitting:
+        executor = None
+        for one in self._executors:
+            if one.is_async != is_async or one.is_lost:
+                continue
+            if executor is None or len(one.numbers) < len(executor.numbers):
+                executor = one
+        if executor is None:
             return None
-        executor = min(fitting, key=lambda one: len(one.numbers))
         if is_async:
             return executor if len(executor.numbers) < self.config.worker.concurrency else None
         if not executor.numbers:
@@ -223,7 +229,8 @@ class Engine:
         running.started = time.monotonic()
         running.status = running.status.executing(timestamp())
         self._write(running, EXECUTING)
-        running.timer = asyncio.get_running_loop().call_later(running.facts.timeout, self._on_timeout, running)
+        if self._timeout_check is None:
+            self._timeout_check = asyncio.get_running_loop().call_later(TIMEOUT_CHECK, self._check_timeouts)
         if log.isEnabledFor(logging.DEBUG):
             log.debug("%s start %s attempt=%d", running.reserved.key, running.reserved.name, running.reserved.attempt)
 
@@ -232,30 +239,38 @@ class Engine:
     def _on_frame(self, executor: Executor, frame: Frame) -> None:
         kind, number, payload = frame
         running = self.running.get(number)
-        if kind in (Kind.RESULT, Kind.FAILED):
-            self._free(executor, number)
+        if kind == Kind.RESULT or kind == Kind.FAILED:
+            self._free(executor, number, running)
+        elif kind == Kind.SCRATCH:
+            executor.scratched.add(number)
         if running is None or running.over or running.executor is not executor:
             return
         match kind:
-            case Kind.PROGRESS:
-                self._report(running, progress=payload)
-            case Kind.PARTIAL:
-                self._report(running, partial=payload)
             case Kind.RESULT:
                 self._on_result(running, payload)
             case Kind.FAILED:
                 self._on_failed(running, payload)
+            case Kind.PROGRESS:
+                self._report(running, progress=payload)
+            case Kind.PARTIAL:
+                self._report(running, partial=payload)
             case Kind.FETCH:
+                executor.scratched.add(number)
                 fetching = asyncio.create_task(self._fetch(running, executor, payload))
+                if running.fetches is None:
+                    running.fetches = set()
                 running.fetches.add(fetching)
                 fetching.add_done_callback(running.fetches.discard)
 
-    def _free(self, executor: Executor, number: int) -> None:
+    def _free(self, executor: Executor, number: int, running: Running | None) -> None:
         """The executor is through with a task: its next one starts, and there is place for more."""
         scratch = executor.numbers.pop(number, None)
-        running = self.running.get(number)
-        if scratch is not None and (running is None or running.over):
-            self._remove_scratch(scratch)
+        if number in executor.scratched:
+            executor.scratched.discard(number)
+            if running is not None and not running.over:
+                running.has_scratch = True  # until its outcome: its output files may lie there
+            elif scratch is not None:
+                self._remove_scratch(scratch)
         if not executor.is_async and executor.numbers:
             following = self.running.get(next(iter(executor.numbers)))
             if following is not None and not following.over and not following.started:
@@ -277,7 +292,6 @@ class Engine:
             self._end(running, SUCCESS, payload.partition(b"\n")[2])
             return
         running.over = True  # the task has done its part in time
-        self._stop_timer(running)
         self._in_background(self._keep_outputs(running, payload))
 
     async def _keep_outputs(self, running: Running, payload: bytes) -> None:
@@ -340,20 +354,14 @@ class Engine:
 
     def _settle(self, running: Running) -> None:
         running.over = True
-        self._stop_timer(running)
-        for fetching in running.fetches:
+        for fetching in running.fetches or ():
             fetching.cancel()
-        if running.executor is None or running.number not in running.executor.numbers:
+        if running.has_scratch:
             self._remove_scratch(running.scratch)
-        # else its executor may still write there: removed when the executor is through with it, or gone.
-
-    def _stop_timer(self, running: Running) -> None:
-        if running.timer is not None:
-            running.timer.cancel()
-            running.timer = None
+        # Else it has none, or its executor may still write there: removed when the executor is through, or gone.
 
     def _remove_scratch(self, folder: str) -> None:
-        if os.path.lexists(folder):  # a string: this runs for every task, and most have none
+        if os.path.lexists(folder):
             self._in_background(asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True))
 
     async def _give_back(self, found: list[Running]) -> None:
@@ -381,6 +389,16 @@ class Engine:
             self._drop(running)
 
     # What goes wrong
+
+    def _check_timeouts(self) -> None:
+        """Ends what takes too long. One look at all now and then: a timer a task would cost each of them more."""
+        now = time.monotonic()
+        for running in list(self.running.values()):
+            if running.started and not running.over and now - running.started > running.facts.timeout:
+                self._on_timeout(running)
+        busy = bool(self.running)
+        loop = asyncio.get_running_loop()
+        self._timeout_check = loop.call_later(TIMEOUT_CHECK, self._check_timeouts) if busy else None
 
     def _on_timeout(self, running: Running) -> None:
         limit = running.facts.timeout

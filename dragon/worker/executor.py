@@ -71,11 +71,15 @@ class Reports:
         self._order = order
         self._result_bytes = result_bytes
         self._send = send
+        self._has_scratch = False
 
     @property
     def scratch(self) -> Path:
-        # Made when first asked for: most tasks write nothing.
-        self._order.scratch.mkdir(parents=True, exist_ok=True)
+        # Made when first asked for: most tasks write nothing. The worker, which will remove it, is told before.
+        if not self._has_scratch:
+            self._has_scratch = True
+            self._send(Kind.SCRATCH, self._order.number, b"")
+            self._order.scratch.mkdir(parents=True, exist_ok=True)
         return self._order.scratch
 
     def progress(self, value: Any) -> None:

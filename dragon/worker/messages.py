@@ -21,6 +21,7 @@ class Kind(IntEnum):
     RESULT = 12  # executor -> worker: JSON list of [output name, path], newline, result as JSON
     FAILED = 13  # executor -> worker: result as JSON, newline, traceback ("" when the author meant the error)
     FETCH = 14  # executor -> worker: a number for the fetch, newline, a URL
+    SCRATCH = 15  # executor -> worker: the task's scratch folder is about to be made
 
 
 Frame = tuple[int, int, bytes]  # kind, task number, payload

@@ -43,6 +43,7 @@ class Executor(asyncio.Protocol):
     ) -> None:
         self.is_async = is_async
         self.numbers: dict[int, str] = {}  # the tasks it has, in the order in which they were sent: scratch folders
+        self.scratched: set[int] = set()  # those of them that have made their scratch folder
         self.slowest = 0.0  # the longest expected duration among them, in seconds
         self.pid = 0
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()  # how it ended, in words

@@ -148,6 +148,8 @@ class _Execution:
         self._status: Status = parse_line(reserved.line).executing(timestamp())
 
     def on_frame(self, kind: int, _number: int, payload: bytes) -> None:
+        if kind == Kind.SCRATCH:
+            return  # the folder goes with the horse
         progress = payload if kind == Kind.PROGRESS else None
         self._status = self._status.reported(progress, payload if kind == Kind.PARTIAL else None)
         self.report(EXECUTING)
