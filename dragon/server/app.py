@@ -16,6 +16,7 @@ from dragon.connections import Redis
 from dragon.errors import Unavailable
 from dragon.feed import Feed
 from dragon.files import open_files
+from dragon.processes import calm_collector
 from dragon.server.answers import answer_errors
 from dragon.server.health import Health
 from dragon.server.outputs import Outputs
@@ -91,6 +92,7 @@ async def serve(config: Config, redis_url: str, *, reuse_port: bool = False) -> 
     try:
         site = web.TCPSite(runner, config.server.host, config.server.port, reuse_port=reuse_port or None, backlog=1024)
         await site.start()
+        calm_collector()
         print(f"dragon server listening on {config.public_url}", flush=True)
         await _until_stopped()
     finally:

@@ -25,6 +25,7 @@ from dragon.connections import Redis, insist
 from dragon.errors import Unavailable
 from dragon.fetch import Fetcher
 from dragon.files import Files, open_files
+from dragon.processes import calm_collector
 from dragon.status import ERROR, error_result, parse_line, timestamp
 from dragon.store import names, tasks, workers
 from dragon.store.tasks import Write
@@ -69,6 +70,7 @@ class Worker:
             asyncio.create_task(work(), name=work.__qualname__)
             for work in (self._reserve, self._heartbeat, self._hear_commands, self._sweep, self._watch.run)
         ]
+        calm_collector()
         print(f"dragon worker {self._engine.id} ready: {len(self._engine.catalogue)} tasks", flush=True)
         try:
             await self._until_stopped(loops)
