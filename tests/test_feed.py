@@ -13,7 +13,7 @@ from dragon.feed import Feed, Follower
 from dragon.keys import new_key
 from dragon.status import EXECUTING, SUCCESS, Status, timestamp, unknown_line
 from dragon.store import names, tasks
-from dragon.store.tasks import Line, NewTask, Usage, Write
+from dragon.store.tasks import Line, NewTask, State, Usage, Write
 from tests.system import eventually
 
 KEY = new_key()
@@ -93,8 +93,12 @@ async def new_task(redis: Redis) -> Status:
     status = Status("queued", new_key(), timestamp())
     new = NewTask(status.key, status.line(), False, "hello", b"{}", b"", "default", 3, 60, "")
     await tasks.create(redis, "a", [new], Usage(), life=100)
-    await redis.command("HSET", names.TASK + status.key, "owner", "w")
+    await redis.command("HSET", names.TASK + status.key, "state", State(0, 1, "r", "w", "").field())
     return status
+
+
+async def feeds_of(redis: Redis, status: Status) -> str:
+    return State.read(await redis.command("HGET", names.TASK + status.key, "state")).feeds
 
 
 async def write(redis: Redis, status: Status, *, is_final: bool = False) -> bytes:
@@ -170,9 +174,9 @@ async def test_a_feed_that_nobody_listens_to_is_dropped_from_the_task(redis: Red
     status = await new_task(redis)
     await tasks.follow(redis, "gone", {status.key: 0})
     await tasks.follow(redis, "gone", {status.key: 0})
-    assert await redis.command("HGET", names.TASK + status.key, "feeds") == b"gone"
+    assert await feeds_of(redis, status) == "gone"
     await write(redis, status)
-    assert await redis.command("HGET", names.TASK + status.key, "feeds") == b""
+    assert await feeds_of(redis, status) == ""
 
 
 async def test_a_closed_feed_ends_its_followers_with_what_they_have(redis: Redis, feed: Feed) -> None:

@@ -40,6 +40,24 @@ class Line(NamedTuple):
     line: bytes
 
 
+class State(NamedTuple):
+    """The field `state` of a task's hash, as the scripts write it."""
+
+    attempt: int
+    seq: int
+    phase: str  # w (waiting), r (a worker has it), e (ended)
+    owner: str  # the worker that has it, or had it last
+    feeds: str  # that follow it, with commas
+
+    @classmethod
+    def read(cls, field: bytes) -> State:
+        attempt, seq, phase, owner, feeds = field.decode().split(" ")
+        return cls(int(attempt), int(seq), phase, owner, feeds)
+
+    def field(self) -> str:
+        return " ".join(map(str, self))
+
+
 @dataclass(frozen=True, slots=True)
 class LimitReached:
     """An account limit stands in the way: which, its value, seconds until it helps to try again (0: it does not)."""
@@ -164,22 +182,24 @@ async def details(redis: Redis, key: str) -> dict[str, Any] | None:
     """What `details=true` adds to a status: name, parameters and metas as JSON bytes, attempt, owner, life left."""
     hash_name = names.TASK + key
     fields, left, score = await asyncio.gather(
-        redis.command("HMGET", hash_name, "name", "params", "metas", "attempt", "owner", "account"),
+        redis.command("HMGET", hash_name, "state", "facts", "description", "params", "metas"),
         redis.command("PTTL", hash_name),
         redis.command("ZSCORE", names.EXPIRIES, key),
     )
     if fields[0] is None:
         return None
+    state = State.read(fields[0])
+    _, account, _ = fields[1].decode().split(" ")
     expires = float(score) if score is not None else None
     if int(left) > 0:
         expires = datetime.now(UTC).timestamp() + int(left) / 1000
     return {
-        "name": fields[0].decode(),
-        "parameters": fields[1],
-        "metas": fields[2],
-        "attempt": int(fields[3]),
-        "owner": (fields[4] or b"").decode(),
-        "account": fields[5].decode(),
+        "name": fields[2].decode(),
+        "parameters": fields[3],
+        "metas": fields[4],
+        "attempt": state.attempt,
+        "owner": state.owner,
+        "account": account,
         "expires": expires,
     }
 

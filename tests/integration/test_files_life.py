@@ -9,6 +9,7 @@ from pathlib import Path
 import redis
 
 from dragon.store import names
+from dragon.store.tasks import State
 from tests.system import SECRET, Client, System, eventually
 
 OwnSystem = Callable[..., System]
@@ -56,8 +57,9 @@ async def test_a_refused_worker_removes_the_files_that_it_had_stored(own_system:
         key = (await client.create({"task_name": "test.file", "seconds": 1}))[0]["key"]
         await client.wait_for_status(key, "executing")
         with redis.Redis.from_url(system.config.redis.url) as connection:
-            connection.hincrby(names.TASK + key, "attempt", 1)  # as if another worker had it by now
-            await eventually(lambda: connection.hget(names.TASK + key, "attempt") == b"2")
+            state = State.read(connection.hget(names.TASK + key, "state"))
+            # As if another worker had it by now.
+            connection.hset(names.TASK + key, "state", state._replace(attempt=state.attempt + 1).field())
         log = system.processes[1]
         await eventually(lambda: f"{key} refused" in log.output)
         await eventually(lambda: not list((system.config.data_dir / "files").rglob("output.txt")))

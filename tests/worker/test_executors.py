@@ -10,6 +10,7 @@ import pytest
 import redis
 
 from dragon.store import names
+from dragon.store.tasks import State
 from tests.system import Client, System, eventually, wait_until
 
 
@@ -50,7 +51,7 @@ async def test_a_task_that_was_taken_away_unheard_is_stopped(own_system: object,
     async with system.client() as client:
         key, executor, process = await spawned(client, tmp_path / "pids")
         with redis.Redis.from_url(system.config.redis.url) as connection:
-            worker = connection.hget(names.TASK + key, "owner").decode()
+            worker = State.read(connection.hget(names.TASK + key, "state")).owner
             # What a cancellation does whose message is lost.
             connection.srem(f"{names.WORKER}{worker}:tasks", key)
         await eventually(lambda: not is_alive(executor) and not is_alive(process), 5)

@@ -1,5 +1,8 @@
 -- Put in front of every script, after the names. What happens to a task when it changes hands or ends.
--- Speed: each task is read once a script (`read`), and what many tasks do to the same key is sent together (`commit`).
+-- Speed: each task is read once a script (`read`), what many tasks do to the same key is sent together (`commit`), and
+-- a task's small values share two fields, since a script pays half a microsecond for each field that it reads or writes:
+--   facts  'MAX ACCOUNT REUSE': most attempts, account, digest for single flight or ''; they never change
+--   state  'ATTEMPT SEQ PHASE OWNER FEEDS': the phase is w (waiting), r (a worker has it) or e (ended)
 
 local now  -- a script's time stands still
 
@@ -28,17 +31,22 @@ end
 
 local queued = {}  -- account -> by how much the number of its queued tasks changes
 
--- That number follows the task's own `waiting` mark, so it is exact however often a script runs.
-local function set_waiting(task, now_waiting)
-  if (task.waiting == '1') ~= now_waiting then
-    task.waiting = now_waiting and '1' or '0'
-    queued[task.account] = (queued[task.account] or 0) + (now_waiting and 1 or -1)
-  end
+-- That number follows the task's own phase, so it is exact however often a script runs.
+local function set_phase(task, phase)
+  if task.phase == 'w' and phase ~= 'w' then queued[task.account] = (queued[task.account] or 0) - 1 end
+  if task.phase ~= 'w' and phase == 'w' then queued[task.account] = (queued[task.account] or 0) + 1 end
+  task.phase = phase
+end
+
+-- Writes a task's state and, in the same command, other fields.
+local function save(task, ...)
+  redis.call('HSET', TASK .. task.key, 'state',
+    task.attempt .. ' ' .. task.seq .. ' ' .. task.phase .. ' ' .. task.owner .. ' ' .. task.feeds, ...)
 end
 
 local unsaved = {}  -- key -> a task whose newest line is not stored yet: another may replace it in the same script
 
-local messages, listeners = {}, {}  -- by feed: lines, keys
+local messages, listeners = {}, {}  -- by feed: lines, tasks
 
 local function announce(task, final)
   if task.feeds == '' then return end
@@ -46,7 +54,7 @@ local function announce(task, final)
   for feed in string.gmatch(task.feeds, '[^,]+') do
     if not messages[feed] then messages[feed] = {}; listeners[feed] = {} end
     messages[feed][#messages[feed] + 1] = message
-    listeners[feed][task.key] = true
+    listeners[feed][task] = true
   end
 end
 
@@ -54,12 +62,13 @@ local function publish()
   for feed, lines in pairs(messages) do
     if redis.call('PUBLISH', FEED .. feed, table.concat(lines)) == 0 then
       -- Nobody listens: the server is gone. (One that only lost its connection registers again when it is back.)
-      for key in pairs(listeners[feed]) do
+      for task in pairs(listeners[feed]) do
         local rest = {}
-        for other in string.gmatch(redis.call('HGET', TASK .. key, 'feeds') or '', '[^,]+') do
+        for other in string.gmatch(task.feeds, '[^,]+') do
           if other ~= feed then table.insert(rest, other) end
         end
-        redis.call('HSET', TASK .. key, 'feeds', table.concat(rest, ','))
+        task.feeds = table.concat(rest, ',')
+        save(task)
       end
     end
   end
@@ -67,7 +76,7 @@ end
 
 -- Sends what was kept for later, then the announcements: a line is stored before anybody hears of it.
 local function commit()
-  for key, task in pairs(unsaved) do redis.call('HSET', TASK .. key, 'seq', task.seq, 'line', task.line) end
+  for _, task in pairs(unsaved) do save(task, 'line', task.line) end
   for account, change in pairs(queued) do
     if change ~= 0 then redis.call('HINCRBY', ACCOUNT .. account, 'queued', change) end
   end
@@ -82,21 +91,24 @@ end
 
 local known = {}
 
--- The task as a table, nil when there is none.
-local function read(key)
+-- The task as a table, nil when there is none. `whole`: with what its execution needs.
+local function read(key, whole)
   if known[key] then return known[key] end
-  local f = redis.call('HMGET', TASK .. key, 'account', 'origin', 'owner', 'attempt', 'final', 'seq', 'line', 'feeds',
-    'waiting', 'reuse', 'max', 'name', 'params')
-  if not f[7] then return nil end
-  known[key] = {key = key, account = f[1], queue = f[2], owner = f[3] or '', attempt = f[4], final = f[5] == '1',
-    seq = f[6], line = f[7], feeds = f[8] or '', waiting = f[9], reuse = f[10], max = f[11], name = f[12], params = f[13]}
+  local f
+  if whole then f = redis.call('HMGET', TASK .. key, 'state', 'facts', 'line', 'origin', 'description', 'params')
+  else f = redis.call('HMGET', TASK .. key, 'state', 'facts', 'line', 'origin') end
+  local attempt, seq, phase, owner, feeds = string.match(f[1] or '', '^(%d+) (%d+) (%a) (%S*) (%S*)$')
+  local max, account, reuse = string.match(f[2] or '', '^(%d+) (%S*) (%S*)$')
+  if not (attempt and max and f[3]) then return nil end
+  known[key] = {key = key, attempt = attempt, seq = seq, phase = phase, final = phase == 'e', owner = owner, feeds = feeds,
+    max = max, account = account, reuse = reuse, line = f[3], queue = f[4], name = f[5], params = f[6]}
   return known[key]
 end
 
 local function add_feed(task, feed)
   if feed ~= '' and not string.find(',' .. task.feeds .. ',', ',' .. feed .. ',', 1, true) then
     task.feeds = task.feeds == '' and feed or task.feeds .. ',' .. feed
-    redis.call('HSET', TASK .. task.key, 'feeds', task.feeds)
+    save(task)
   end
 end
 
@@ -110,17 +122,16 @@ end
 -- Ends a task for good. `bytes` is the size of its output files, -1 without any. `with_rq`: keep RQ's registries too.
 local function finish(task, kind, line, life, bytes, rq_date, with_rq, exc_info)
   local key, expires, ok = task.key, math.floor(unix_time()) + life, kind == 'success'
-  set_waiting(task, false)
+  set_phase(task, 'e')
   task.seq, task.line, task.final = string.format('%d', task.seq + 1), line, true
   unsaved[key] = nil
   if with_rq then
-    redis.call('HSET', TASK .. key, 'seq', task.seq, 'line', line, 'final', '1', 'waiting', '0',
-      'status', ok and 'finished' or 'failed', 'ended_at', rq_date)
+    save(task, 'line', line, 'status', ok and 'finished' or 'failed', 'ended_at', rq_date)
     if exc_info ~= '' then redis.call('HSET', TASK .. key, 'exc_info', exc_info) end
     later('ZREM', RQ_WIP .. task.queue, key .. ':' .. task.attempt)
     later('ZADD', (ok and RQ_FINISHED or RQ_FAILED) .. task.queue, expires, key)
   else
-    redis.call('HSET', TASK .. key, 'seq', task.seq, 'line', line, 'final', '1', 'waiting', '0')
+    save(task, 'line', line)
   end
   announce(task, true)
   if task.owner ~= '' then later('SREM', WORKER .. task.owner .. ':tasks', key) end
@@ -131,7 +142,7 @@ local function finish(task, kind, line, life, bytes, rq_date, with_rq, exc_info)
   else
     redis.call('EXPIRE', TASK .. key, life)
   end
-  if task.reuse and redis.call('GET', REUSE .. task.reuse) == key then
+  if task.reuse ~= '' and redis.call('GET', REUSE .. task.reuse) == key then
     if ok then redis.call('EXPIRE', REUSE .. task.reuse, life) else redis.call('DEL', REUSE .. task.reuse) end
   end
 end
@@ -143,8 +154,8 @@ local function requeue(task, uncount)
   later('ZREM', RQ_WIP .. task.queue, key .. ':' .. attempt)
   later('ZREM', RQ_FAILED .. task.queue, key)
   task.owner, task.attempt = '', uncount and string.format('%d', attempt - 1) or attempt
-  set_waiting(task, true)
-  redis.call('HSET', TASK .. key, 'owner', '', 'attempt', task.attempt, 'waiting', '1', 'status', 'queued')
+  set_phase(task, 'w')
+  save(task, 'status', 'queued')
   redis.call('PERSIST', TASK .. key)
   redis.call('LPUSH', RQ_QUEUE .. task.queue, key)
 end
@@ -152,8 +163,8 @@ end
 -- Gives a queued task to a worker: its attempt is counted from here. What follows are more fields and their values.
 local function take(task, owner, ...)
   task.owner, task.attempt = owner, string.format('%d', task.attempt + 1)
-  set_waiting(task, false)
-  redis.call('HSET', TASK .. task.key, 'owner', owner, 'attempt', task.attempt, 'waiting', '0', ...)
+  set_phase(task, 'r')
+  save(task, ...)
   later('SADD', WORKER .. owner .. ':tasks', task.key)
 end
 

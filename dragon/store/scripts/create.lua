@@ -65,21 +65,17 @@ for i = FIRST, #ARGV, STRIDE do
   if not is_new[i] then
     give_present(keys[(i - FIRST) / STRIDE + 1])
   else
-    redis.call('HSET', TASK .. key, 'owner', '', 'attempt', '0', 'final', final and '1' or '0', 'seq', '1', 'line', line,
-      'waiting', final and '0' or '1', 'feeds', final and '' or feed, 'account', account, 'name', ARGV[i + 3],
-      'params', ARGV[i + 4], 'max', ARGV[i + 7], 'origin', queue, 'status', final and 'failed' or 'queued',
-      'description', ARGV[i + 3], 'data', '["dragon.worker.rq_job.run",null,["' .. key .. '"],{}]',
-      'timeout', ARGV[i + 8], 'created_at', rq_date, 'enqueued_at', rq_date,
-      'result_ttl', ARGV[i + 9], 'failure_ttl', ARGV[i + 9])
+    redis.call('HSET', TASK .. key, 'state', final and '0 1 e  ' or '0 1 w  ' .. feed,
+      'facts', ARGV[i + 7] .. ' ' .. account .. ' ' .. reuse, 'line', line, 'params', ARGV[i + 4],
+      'origin', queue, 'status', final and 'failed' or 'queued', 'description', ARGV[i + 3],
+      'data', '["dragon.worker.rq_job.run",null,["' .. key .. '"],{}]', 'timeout', ARGV[i + 8], 'created_at', rq_date,
+      'enqueued_at', rq_date, 'result_ttl', ARGV[i + 9], 'failure_ttl', ARGV[i + 9])
     if ARGV[i + 5] ~= '' then redis.call('HSET', TASK .. key, 'metas', ARGV[i + 5]) end
     if final then
       redis.call('EXPIRE', TASK .. key, tonumber(ARGV[9]))
     else
       queued[account] = (queued[account] or 0) + 1
-      if reuse ~= '' then
-        redis.call('HSET', TASK .. key, 'reuse', reuse)
-        redis.call('SET', REUSE .. reuse, key)
-      end
+      if reuse ~= '' then redis.call('SET', REUSE .. reuse, key) end
       if not queues[queue] then later('SADD', RQ_QUEUES, RQ_QUEUE .. queue); queues[queue] = true end
       later('RPUSH', RQ_QUEUE .. queue, key)
     end

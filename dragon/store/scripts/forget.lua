@@ -3,10 +3,10 @@
 -- Returns how many were removed.
 local count = 0
 for _, key in ipairs(ARGV) do
-  local task = redis.call('HMGET', TASK .. key, 'account', 'bytes', 'reuse')
-  if redis.call('ZREM', EXPIRIES, key) == 1 and task[1] then
-    redis.call('HINCRBY', ACCOUNT .. task[1], 'bytes', -tonumber(task[2] or 0))
-    if task[3] and redis.call('GET', REUSE .. task[3]) == key then redis.call('DEL', REUSE .. task[3]) end
+  local task = read(key)
+  if redis.call('ZREM', EXPIRIES, key) == 1 and task then
+    redis.call('HINCRBY', ACCOUNT .. task.account, 'bytes', -tonumber(redis.call('HGET', TASK .. key, 'bytes') or 0))
+    if task.reuse ~= '' and redis.call('GET', REUSE .. task.reuse) == key then redis.call('DEL', REUSE .. task.reuse) end
     redis.call('DEL', TASK .. key)
     count = count + 1
   end

@@ -9,7 +9,8 @@ local function hand_on(task, dead)
     requeue(task, false)
     answer[1] = answer[1] + 1
   else
-    redis.call('HSET', TASK .. task.key, 'owner', caller)
+    task.owner = caller
+    save(task)
     redis.call('SADD', WORKER .. caller .. ':tasks', task.key)
     for _, value in ipairs({task.key, task.attempt, task.line, dead}) do table.insert(answer, value) end
   end

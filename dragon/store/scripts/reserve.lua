@@ -57,7 +57,7 @@ local function take_from(queue)
     if #keys == 0 then break end
     local removed = 0
     for _, key in ipairs(keys) do
-      local task = read(key)
+      local task = read(key, true)
       local is_free = task and not task.final and task.owner == ''
       if is_free and not has_place(task.name) then
         skipped = skipped + 1
