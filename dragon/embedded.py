@@ -259,6 +259,8 @@ class EmbeddedRedis:
             # Redis that dies loses nothing else; when the machine dies, about a second is lost. `always` would wait
             # for the disk on every turn of the loop; who must not lose that second repeats with an Idempotency-Key.
             "appendfsync": "everysec",
+            # Below this size a rewrite would cost a core for a second now and then, and save a restart nothing.
+            "auto-aof-rewrite-min-size": "256mb",
             "aof-use-rdb-preamble": "no",  # commands as text: any other version can read the data
             # Statuses and parameters are hashes with few fields, some of several hundred bytes: small as listpacks.
             "hash-max-listpack-value": "1024",

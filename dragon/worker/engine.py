@@ -85,12 +85,12 @@ class Engine:
         self.id = worker_id
         self.config = config
         self.redis = redis
-        self.writer = Writer(redis, self.id, config.files.life)
+        self.places_freed = asyncio.Event()
+        self.writer = Writer(redis, self.id, config.files.life, self.places_freed.set)
         self.pool = Pool(config, self._on_frame, self._on_executor_lost)
         self.catalogue: dict[str, TaskFacts] = {}
         self.running: dict[int, Running] = {}
         self.stopping = False
-        self.places_freed = asyncio.Event()
         self._files = files
         self._fetcher = fetcher
         self._scratch = str(config.scratch_dir / worker_id)
@@ -138,8 +138,8 @@ class Engine:
 
     def wants_more(self) -> bool:
         """Whether there is place for another task, or a good part of what may be taken ahead is used up."""
-        if self.stopping:
-            return False
+        if self.stopping or self.writer.is_behind:
+            return False  # what has ended here is not safe until it is written: no more of it than need be
         allowed = self.config.worker.ahead * max(1, self._executor_count)
         return self._sync_places() > 0 or self._async_places() > 0 or self._ahead_left() > allowed / 2
 

@@ -18,8 +18,9 @@ MOST_A_TRIP = 512  # writes
 class Writer:
     """Writes in the order given; keeps trying while Redis is away, since a final status must not be lost."""
 
-    def __init__(self, redis: Redis, owner: str, life: int) -> None:
-        """`owner` is the worker's id, `life` is how long an ended task is kept, in seconds."""
+    def __init__(self, redis: Redis, owner: str, life: int, on_trip: Callable[[], None]) -> None:
+        """`owner`: the worker's id; `life`: seconds for which an ended task is kept; `on_trip` hears of each trip."""
+        self._on_trip = on_trip
         self._redis = redis
         self._owner = owner
         self._life = life
@@ -28,6 +29,11 @@ class Writer:
         self._wake = asyncio.Event()
         self.idle = asyncio.Event()
         self.idle.set()
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether more is waiting than goes into two trips: Redis is slower than the executors."""
+        return len(self._waiting) > 2 * MOST_A_TRIP
 
     def write(self, write: Write, then: Callable[[bool], None] | None = None) -> None:
         """Queues a write; `then` is told whether it was accepted."""
@@ -54,6 +60,7 @@ class Writer:
                 batch, self._waiting = self._waiting[:MOST_A_TRIP], self._waiting[MOST_A_TRIP:]
                 self._last_progress.clear()
                 await self._send(batch)
+                self._on_trip()
             self.idle.set()
 
     async def _send(self, batch: list[tuple[Write, Callable[[bool], None] | None]]) -> None:

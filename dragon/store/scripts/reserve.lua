@@ -47,7 +47,7 @@ local function reserve(queue, task)
   give(task.key, task.attempt, task.name, task.params, task.line)
 end
 
-local WINDOW, MOST = 64, 1024  -- how far to look past tasks that have no place now; tasks a call
+local WINDOW, MOST = 64, 256  -- how far to look past tasks that have no place now; tasks a call (others wait meanwhile)
 
 -- Looks at the queue from its head. What is taken without a gap is removed in one step, what lies behind a gap one by one.
 local function take_from(queue)
