@@ -248,11 +248,11 @@ async def update(redis: Redis, owner: str, writes: Sequence[Write], *, life: int
     return [bool(written) for written in await redis.run(script("update"), arguments)]
 
 
-async def give_back(redis: Redis, worker: str, tasks: Sequence[tuple[str, int]]) -> int:
-    """Returns (key, attempt) pairs to the front of their queues; the attempts do not count."""
+async def give_back(redis: Redis, worker: str, tasks: Sequence[tuple[str, int | None]]) -> int:
+    """Returns (key, attempt) pairs to the front of their queues; the attempts do not count. None: any attempt."""
     arguments: list[Argument] = [worker]
-    for task in tasks:
-        arguments += task
+    for key, attempt in tasks:
+        arguments += (key, "" if attempt is None else attempt)
     return int(await redis.run(script("give_back"), arguments))
 
 

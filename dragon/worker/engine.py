@@ -99,6 +99,8 @@ class Engine:
         self._backlogs: dict[bool, deque[Running]] = {False: deque(), True: deque()}  # taken ahead; by facts.is_async
         self._ahead_used = 0.0  # seconds of work in the backlog of `def` tasks
         self._durations: dict[str, float] = {}  # seconds by task name
+        self.orphans: set[str] = set()  # dead workers' tasks that this one is about to end
+        self._strays: set[str] = set()  # keys that Redis listed as this worker's and that were not here
         self._last_number = 0
         self._timeout_check: asyncio.TimerHandle | None = None
         self._background: set[asyncio.Task[Any]] = set()
@@ -228,7 +230,11 @@ class Engine:
     def _mark_started(self, running: Running) -> None:
         running.started = time.monotonic()
         running.status = running.status.executing(timestamp())
-        self._write(running, EXECUTING)
+        write = Write(running.reserved.key, running.reserved.attempt, EXECUTING, running.status.line())
+        if running.estimate <= FAST:
+            self.writer.write_start(write)
+        else:
+            self.writer.write(write)
         if self._timeout_check is None:
             self._timeout_check = asyncio.get_running_loop().call_later(TIMEOUT_CHECK, self._check_timeouts)
         if log.isEnabledFor(logging.DEBUG):
@@ -326,9 +332,6 @@ class Engine:
         executor.send(Kind.FETCHED, running.number, fetch + b"\n" + answer)
 
     # Outcomes
-
-    def _write(self, running: Running, kind: tasks.WriteKind) -> None:
-        self.writer.write(Write(running.reserved.key, running.reserved.attempt, kind, running.status.line()))
 
     def _end(self, running: Running, kind: FinalKind, result: bytes, *, size: int = -1, trace: str = "") -> None:
         """A final status: written, and the task forgotten once Redis has it."""
@@ -475,12 +478,18 @@ class Engine:
         self._send_backlogs()
         self.places_freed.set()
 
-    def check_ownership(self, keys: set[str]) -> None:
-        """Compares with what Redis says is this worker's: a cancellation may have passed unheard."""
+    async def check_ownership(self, keys: set[str]) -> None:
+        """Compares with what Redis says is this worker's: a cancellation or a reservation may have passed unheard."""
+        here = set()
         for running in list(self.running.values()):
+            here.add(running.reserved.key)
             running.missed = 0 if running.over or running.reserved.key in keys else running.missed + 1
             if running.missed >= MISSED_LOOKS:
                 self.cancel(running.reserved.key, running.reserved.attempt)
+        strays, self._strays = self._strays & (keys - here - self.orphans), keys - here - self.orphans
+        if strays:
+            log.warning("%d tasks were reserved without a word reaching this worker, and go back", len(strays))
+            await tasks.give_back(self.redis, self.id, [(key, None) for key in strays])
 
     def abandon_all(self) -> None:
         """The lease was over and the tasks have been given to others: stop working on them.

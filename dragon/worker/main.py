@@ -166,7 +166,7 @@ class Worker:
             engine.abandon_all()
             await self._register()
         else:
-            engine.check_ownership(keys)
+            await engine.check_ownership(keys)
 
     async def _take_over_lost(self) -> None:
         count, orphans = await tasks.take_over_lost(self._redis, self._engine.id)
@@ -177,7 +177,11 @@ class Worker:
             text = f"the worker was lost while it ran the task (attempt {orphan.attempt})"
             line = status.ended(ERROR, error_result(text), timestamp()).line()
             log.error("%s error: lost with worker %s, no attempt left", orphan.key, orphan.worker)
-            self._engine.writer.write(Write(orphan.key, orphan.attempt, "error", line))
+            self._engine.orphans.add(orphan.key)
+            self._engine.writer.write(
+                Write(orphan.key, orphan.attempt, "error", line),
+                lambda _, key=orphan.key: self._engine.orphans.discard(key),  # type: ignore[misc]
+            )
 
     async def _hear_commands(self) -> None:
         """Cancellations, and RQ's own commands to a worker."""

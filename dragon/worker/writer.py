@@ -13,6 +13,7 @@ from dragon.store.tasks import Write
 log = logging.getLogger("dragon.worker")
 
 MOST_A_TRIP = 512  # writes
+HOLD = 0.002  # seconds that a start waits at most for its task's end, so that both travel in one trip
 
 
 class Writer:
@@ -27,6 +28,7 @@ class Writer:
         self._waiting: list[tuple[Write, Callable[[bool], None] | None]] = []
         self._last_progress: dict[str, int] = {}  # key -> place in _waiting of a progress line that may be replaced
         self._wake = asyncio.Event()
+        self._hold: asyncio.TimerHandle | None = None
         self.idle = asyncio.Event()
         self.idle.set()
 
@@ -41,6 +43,17 @@ class Writer:
         self._waiting.append((write, then))
         self._wake.set()
         self.idle.clear()
+
+    def write_start(self, write: Write) -> None:
+        """Queues the start of a task that is known to be short: it may wait for the end, at most HOLD seconds."""
+        self._waiting.append((write, None))
+        self.idle.clear()
+        if self._hold is None:
+            self._hold = asyncio.get_running_loop().call_later(HOLD, self._end_hold)
+
+    def _end_hold(self) -> None:
+        self._hold = None
+        self._wake.set()
 
     def write_progress(self, write: Write) -> None:
         """Queues a status that a newer one may replace before it is sent: each line is a full status."""

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import redis
 
-from dragon.store import names
+from dragon.connections import Redis
+from dragon.store import names, tasks
 from dragon.store.tasks import State
 from tests.system import Client, System, eventually, wait_until
 
@@ -56,6 +57,23 @@ async def test_a_task_that_was_taken_away_unheard_is_stopped(own_system: object,
             connection.srem(f"{names.WORKER}{worker}:tasks", key)
         await eventually(lambda: not is_alive(executor) and not is_alive(process), 5)
         assert (await client.run("hello"))["status"] == "success"
+
+
+async def test_a_task_that_was_reserved_unheard_goes_back_and_runs(own_system: object) -> None:
+    system: System = own_system(worker__heartbeat=0.2)  # type: ignore[operator]
+    system.start_server()
+    system.start_worker("--executors", "1")
+    async with system.client() as client:
+        store = Redis(system.config.redis.url, 5)
+        await store.command("SET", names.RQ_SUSPENDED, "1")
+        key = (await client.create({"task_name": "hello"}))[0]["key"]
+        (worker,) = await store.command("ZRANGE", names.WORKERS, 0, -1)
+        # What a reservation does whose reply is lost.
+        assert await tasks.claim(store, key, worker.decode(), 60)
+        await store.command("LREM", names.RQ_QUEUE + "default", 1, key)
+        await store.command("DEL", names.RQ_SUSPENDED)
+        await client.wait_for_status(key, "success")
+        await store.close()
 
 
 async def test_a_killed_worker_takes_its_executors_and_their_processes_along(
