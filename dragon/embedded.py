@@ -43,7 +43,7 @@ STOP_SECONDS = 10.0
 _START_TRIES = 3
 #: The wheel's server allocates with glibc, and a script that ends a hundred tasks frees thousands of small pieces at
 #: once. With room for them in malloc's own cache Redis needs a fifth less time a task (docs/performance.md).
-_MALLOC = {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=20000"}
+_MALLOC = {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=60000"}
 
 _LOG_BYTES = 1 << 20
 _SOCKET_PATH_BYTES = 103  # what sockaddr_un holds on macOS; Linux has 107

@@ -385,13 +385,13 @@ def _discard(download: _Download) -> None:
 
 
 def _copy(source: Path, path: Path) -> None:
-    with source.open("rb") as original, path.open("xb") as copy:
-        try:
-            shutil.copyfileobj(original, copy, CHUNK)
-            path.chmod(_MODE)
-        except BaseException:
-            path.unlink(missing_ok=True)
-            raise
+    path.open("xb").close()  # ours alone from here on
+    try:
+        shutil.copyfile(source, path)  # in the kernel, where it can
+        path.chmod(_MODE)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def _sentence(url: str, reason: str) -> str:

@@ -63,14 +63,15 @@ def prepare(definition: Definition, registry: Registry, key: str, queued: str, *
                 task.queue,
                 task.max_attempts,
                 task.timeout,
-                _same_task(reuse_for, definition) if reuse_for else "",
+                same_task(reuse_for, definition) if reuse_for else "",
                 bool(task.outputs),
             )
     line = status.ended(ERROR, error_result(problem), timestamp()).line()
     return NewTask(key, line, True, definition.task_name, orjson.dumps(definition.parameters), metas, "", 0, 0, "")
 
 
-def _same_task(account: str, definition: Definition) -> str:
+def same_task(account: str, definition: Definition) -> str:
+    """A digest of what makes two requests the same task."""
     parameters = orjson.dumps(definition.parameters, option=orjson.OPT_SORT_KEYS)
     return digest(account, definition.task_name, parameters)
 

@@ -136,6 +136,10 @@ class Service:
     ) -> FileAnswer:
         """Creates a task (or joins the same one) and waits for its output file."""
         self.check_filename(definition.task_name, filename)
+        if single_flight and not definition.problems:
+            made = await tasks.reused(self.redis, queue.same_task(account.id, definition))
+            if made is not None and made.final:  # the page's second visitor: nothing to check, create or follow
+                return self._file_answer(made.line, filename, definition.task_name)
         lines, follower = await self.create_and_follow(account, [definition], single_flight=single_flight)
         return await self._await_file(lines, follower, filename, definition.task_name)
 
@@ -191,6 +195,9 @@ class Service:
             status = (await self.wait(lines, follower, self.config.server.file_wait))[0]
         finally:
             self.leave(follower)
+        return self._file_answer(status, filename, task_name)
+
+    def _file_answer(self, status: bytes, filename: str | None, task_name: str) -> FileAnswer:
         data = orjson.loads(status)
         if data["status"] == ERROR:
             return FileAnswer(data["key"], failed=status)

@@ -165,6 +165,12 @@ async def create(
     ]
 
 
+async def reused(redis: Redis, reuse: str) -> Line | None:
+    """The newest line of the task that serves a digest for single flight; None when there is none."""
+    answer = await redis.run(script("reused"), (reuse,))
+    return Line(answer[0].decode(), int(answer[1]), answer[2] == b"1", answer[3]) if answer else None
+
+
 async def follow(redis: Redis, feed: str, seen: Mapping[str, int]) -> list[Line | None]:
     """Registers `feed` (unless "") for the keys and reads what is newer than `seen`; seq -1: nobody knows the key."""
     arguments: list[Argument] = [feed]

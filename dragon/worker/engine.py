@@ -40,6 +40,7 @@ FAST_SENT = 64  # at most
 CANCEL_GRACE = 2.0  # seconds that an `async def` task has to end after its cancellation
 UNKNOWN_DURATION = 1.0  # seconds that a task is taken to last before its name has been measured
 SMOOTHING = 0.2  # weight of the newest duration in a task name's average
+ASYNC_LOOK = 0.25  # seconds between two looks past `def` tasks that have no place, for `async def` tasks behind them
 TIMEOUT_CHECK = 0.1  # seconds between two looks for tasks that take too long
 FinalKind = Literal["success", "error"]
 MISSED_LOOKS = 2  # signs of life in a row that do not list a task, until it counts as taken away
@@ -102,6 +103,7 @@ class Engine:
         self.orphans: set[str] = set()  # dead workers' tasks that this one is about to end
         self._strays: set[str] = set()  # keys that Redis listed as this worker's and that were not here
         self._last_number = 0
+        self._blind_until = 0.0  # monotonic seconds
         self._timeout_check: asyncio.TimerHandle | None = None
         self._background: set[asyncio.Task[Any]] = set()
 
@@ -122,15 +124,18 @@ class Engine:
 
     async def reserve(self) -> tasks.Reservation:
         """Takes what there is place for and hands it to the executors."""
+        async_places = self._async_places() if time.monotonic() >= self._blind_until else 0
         reservation = await tasks.reserve(
             self.redis,
             self.id,
             self.config.worker.queues,
             sync_places=self._sync_places(),
-            async_places=self._async_places(),
+            async_places=async_places,
             ahead=self._ahead_left(),
             known=[(name, facts.is_async, self._durations.get(name)) for name, facts in self.catalogue.items()],
         )
+        if async_places and reservation.left and not any(self._is_async(one.name) for one in reservation.tasks):
+            self._blind_until = time.monotonic() + ASYNC_LOOK
         for key in reservation.dropped:
             log.info("%s dropped: no task of dragon's, or over", key)
         for reserved in reservation.tasks:
@@ -138,12 +143,22 @@ class Engine:
         self._send_backlogs()
         return reservation
 
+    def _is_async(self, name: str) -> bool:
+        facts = self.catalogue.get(name)
+        return facts is not None and facts.is_async
+
+    @property
+    def is_blind(self) -> bool:
+        """Whether it does not look for `async def` tasks now: behind the `def` tasks at the head there were none."""
+        return time.monotonic() < self._blind_until
+
     def wants_more(self) -> bool:
         """Whether there is place for another task, or a good part of what may be taken ahead is used up."""
         if self.stopping or self.writer.is_behind:
             return False  # what has ended here is not safe until it is written: no more of it than need be
         allowed = self.config.worker.ahead * max(1, self._executor_count)
-        return self._sync_places() > 0 or self._async_places() > 0 or self._ahead_left() > allowed / 2
+        has_async_place = not self.is_blind and self._async_places() > 0
+        return self._sync_places() > 0 or has_async_place or self._ahead_left() > allowed / 2
 
     def _sync_places(self) -> int:
         idle = sum(

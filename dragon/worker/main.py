@@ -30,7 +30,7 @@ from dragon.status import ERROR, error_result, parse_line, timestamp
 from dragon.store import names, tasks, workers
 from dragon.store.tasks import Write
 from dragon.store.workers import WorkerFacts
-from dragon.worker.engine import Engine, new_worker_id
+from dragon.worker.engine import ASYNC_LOOK, Engine, new_worker_id
 from dragon.worker.scratch import ScratchLock, remove_abandoned
 
 log = logging.getLogger("dragon.worker")
@@ -134,7 +134,10 @@ class Worker:
         while not engine.stopping:
             engine.places_freed.clear()
             if not engine.wants_more():
-                await engine.places_freed.wait()
+                if engine.is_blind:
+                    await _wait_briefly(engine.places_freed, ASYNC_LOOK)
+                else:
+                    await engine.places_freed.wait()
                 continue
             watch.arrived.clear()
             reservation = await insist(engine.reserve, "reserve", until=lambda: engine.stopping)
@@ -143,7 +146,7 @@ class Worker:
             if reservation.suspended or reservation.gone:
                 await asyncio.sleep(0.5)
             elif reservation.left:
-                await _wait_briefly(engine.places_freed, 0.25)
+                await _wait_briefly(engine.places_freed, ASYNC_LOOK)
             else:
                 await watch.wait()
 
