@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 import idna
 
@@ -57,6 +58,7 @@ _LABEL = re.compile(r"[a-z0-9_-]{1,63}", re.ASCII)
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*", re.ASCII)
 
 
+@lru_cache(1024)  # a site's pages send the same origin with every request
 def parse_page(text: str) -> Page | None:
     """The origin of the page whose URL (or origin) this is; None when it is malformed, `null` included."""
     if len(text) > PAGE_LIMIT or _SPACE_OR_CONTROL.search(text):

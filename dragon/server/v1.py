@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -29,6 +30,7 @@ from dragon.store.tasks import Line
 from dragon.task import ParametersError
 
 MOST_CACHED = 3600  # seconds that a browser may keep a redirect to an output file
+CONVERTED = 1024  # querystrings whose parameters are remembered
 IDEMPOTENCY_KEY_LIMIT = 255  # characters
 
 
@@ -39,6 +41,9 @@ class Version1:
         self._service = service
         self._accounts = accounts
         self._config = service.config.server
+        self._origin = "{0.scheme}://{0.netloc}/".format(urlsplit(service.config.public_url))
+        # The pictures of a page are asked for by all of its visitors, in the same words.
+        self._converted = lru_cache(CONVERTED)(self._convert)
 
     def routes(self) -> list[web.RouteDef]:
         return [
@@ -206,10 +211,13 @@ class Version1:
         if len(name) > NAME_LIMIT:
             text = f"task_name must be a string of 1 to {NAME_LIMIT} characters"
             errors.append(ParameterError("task_name", "querystring", text))
+        given = [(parameter, text) for parameter, text in request.query.items() if parameter not in RESERVED_ON_GET]
+        return self._converted(name, tuple(given))
+
+    def _convert(self, name: str, given: tuple[tuple[str, str], ...]) -> Definition:
         texts: dict[str, list[str]] = {}
-        for parameter, text in request.query.items():
-            if parameter not in RESERVED_ON_GET:
-                texts.setdefault(parameter, []).append(text)
+        for parameter, text in given:
+            texts.setdefault(parameter, []).append(text)
         task = self._service.registry.get(name)
         if task is None:
             return Definition(name, dict(texts))
@@ -242,8 +250,7 @@ class Version1:
 
     def _location(self, url: str) -> str:
         """The server's own files are redirected to by their path, so that any name that reaches the server will do."""
-        origin = "{0.scheme}://{0.netloc}/".format(urlsplit(self._service.config.public_url))
-        return url[len(origin) - 1 :] if url.startswith(origin) else url
+        return url[len(self._origin) - 1 :] if url.startswith(self._origin) else url
 
 
 def _read_definitions(value: object, limit: int, name: str, errors: list[ParameterError]) -> list[Definition]:
