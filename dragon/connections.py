@@ -30,6 +30,7 @@ T = TypeVar("T")
 Argument = str | bytes | int | float
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0  # seconds until a cut subscription is tried again
 _INSIST_PAUSE = 0.1  # seconds until a command that failed is tried again, doubled each time
+MOST_TOGETHER = 3000  # arguments of callers that share one run of a script: others wait while it runs
 RETRY_AFTER = 2.0  # seconds, told to clients when Redis is away
 
 
@@ -70,6 +71,7 @@ class Redis:
         self._timeout = timeout
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: list[tuple[bytes, asyncio.Future[Any]]] = []  # packed commands
+        self._together: dict[Script, deque[tuple[Callable[[], Sequence[Argument]], Sequence[Argument], Any]]] = {}
         self._wire: _Wire | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._shas: dict[str, str] = {}
@@ -82,13 +84,23 @@ class Redis:
 
     async def run(self, script: Script, arguments: Sequence[Argument]) -> Any:
         """Runs a script (idempotent: it is sent again when Redis does not know it yet). Raises as `command`."""
-        sha = self._shas.get(script.name)
-        if sha is None:
-            sha = self._shas[script.name] = script.sha
         try:
-            return await self._enqueue(("EVALSHA", sha, 0, *arguments))
+            return await self._enqueue(("EVALSHA", self._sha(script), 0, *arguments))
         except NoScriptError:
             return await self._enqueue(("EVAL", script.source, 0, *arguments))
+
+    def run_together(
+        self, script: Script, head: Callable[[], Sequence[Argument]], part: Sequence[Argument]
+    ) -> asyncio.Future[Any]:
+        """As `run`, for a script that takes a head and then the parts of several callers, and gives each an answer.
+
+        The parts of one turn of the loop share one run, in their order; the head is that of the first.
+        """
+        self._expect_sending()
+        assert self._loop is not None
+        future: asyncio.Future[Any] = self._loop.create_future()
+        self._together.setdefault(script, deque()).append((head, part, future))
+        return future
 
     def give_up_at(self) -> float | None:
         """The time by Redis's clock when a command that is sent now counts as failed; None before the first connection.
@@ -115,15 +127,18 @@ class Redis:
         await self._client.aclose()
 
     def _enqueue(self, arguments: Sequence[Argument]) -> asyncio.Future[Any]:
-        loop = self._loop
-        if loop is None:
-            loop = self._loop = asyncio.get_running_loop()
-        packed = hiredis.pack_command(arguments)  # type: ignore[arg-type]
-        future: asyncio.Future[Any] = loop.create_future()
-        if not self._waiting:
-            loop.call_soon(self._send_all)  # at the end of the loop's turn, when all have gathered
-        self._waiting.append((packed, future))
+        self._expect_sending()
+        assert self._loop is not None
+        future: asyncio.Future[Any] = self._loop.create_future()
+        self._waiting.append((hiredis.pack_command(arguments), future))  # type: ignore[arg-type]
         return future
+
+    def _expect_sending(self) -> None:
+        """What is put into `_waiting` or `_together` is sent at the end of the loop's turn, when all have gathered."""
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        if not self._waiting and not self._together:
+            self._loop.call_soon(self._send_all)
 
     def _send_all(self) -> None:
         if self._connecting is not None:
@@ -132,11 +147,46 @@ class Redis:
         if self._wire is None:
             self._connecting = self._loop.create_task(self._connect(), name="redis connect")
             return
+        self._join()
         trip, self._waiting = self._waiting, []
         trip = [(packed, future) for packed, future in trip if not future.done()]  # else its caller has gone
         if trip:
             self.round_trips += 1
             self._wire.send(trip, self._loop.time() + self._timeout)
+
+    def _join(self) -> None:
+        """Makes few commands of the parts that have gathered for the same scripts."""
+        together, self._together = self._together, {}
+        for script, callers in together.items():
+            while callers:
+                head = callers[0][0]()
+                arguments: list[Argument] = []
+                futures = []
+                while callers and len(arguments) < MOST_TOGETHER:
+                    _, part, future = callers.popleft()
+                    if not future.done():
+                        arguments += part
+                        futures.append(future)
+                if futures:
+                    self._run_joined(script, ("EVALSHA", self._sha(script), 0, *head, *arguments), futures)
+
+    def _run_joined(self, script: Script, command: Sequence[Argument], futures: Sequence[asyncio.Future[Any]]) -> None:
+        def share_out(reply: asyncio.Future[Any]) -> None:
+            error = None if reply.cancelled() else reply.exception()
+            if isinstance(error, NoScriptError):
+                self._run_joined(script, ("EVAL", script.source, *command[2:]), futures)
+                return
+            answers = [error] * len(futures) if error else reply.result()
+            for future, answer in zip(futures, answers, strict=True):
+                _settle(future, answer)
+
+        self._enqueue(command).add_done_callback(share_out)
+
+    def _sha(self, script: Script) -> str:
+        sha = self._shas.get(script.name)
+        if sha is None:
+            sha = self._shas[script.name] = script.sha
+        return sha
 
     async def _connect(self) -> None:
         """Opens the connection and sends what waits for it; fails that when there is no connection to be had."""
@@ -149,13 +199,14 @@ class Redis:
             self._clock = int(seconds) + int(microseconds) / 1e6 - self._loop.time()
             self._wire = _Wire(connection, self._loop, self._on_lost)
         except BaseException as error:
+            self._join()
             lost, self._waiting = self._waiting, []
             self._on_lost(error, [future for _, future in lost])
             if not isinstance(error, Exception):
                 raise  # cancelled
         finally:
             self._connecting = None
-        if self._waiting:
+        if self._waiting or self._together:
             self._send_all()
 
     async def _ask(self, connection: AbstractConnection, command: str) -> Any:

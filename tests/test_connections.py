@@ -45,6 +45,29 @@ async def test_a_forgotten_script_is_sent_again(redis: Redis) -> None:
     assert await redis.run(script, [2]) == 43
 
 
+ADD_HEAD = Script("add", "local found = {} for i = 2, #ARGV do found[i - 1] = ARGV[1] + ARGV[i] end return found")
+
+
+async def test_callers_of_one_turn_share_one_run_of_a_script_and_each_has_its_answer(redis: Redis) -> None:
+    await redis.command("CONFIG", "RESETSTAT")
+    for _ in range(2):  # the first time Redis does not know the script
+        await redis.command("SCRIPT", "FLUSH")
+        found = await asyncio.gather(*(redis.run_together(ADD_HEAD, lambda: (40,), (i,)) for i in range(100)))
+        assert found == list(range(40, 140))
+    stats = (await redis.command("INFO", "commandstats")).decode()
+    assert "cmdstat_eval:calls=2," in stats
+    assert "cmdstat_evalsha:calls=2," in stats
+
+
+async def test_a_caller_that_has_gone_before_its_run_takes_no_part_in_it(redis: Redis) -> None:
+    await redis.command("PING")
+    gone, stays = (redis.run_together(ADD_HEAD, lambda: (40,), (i,)) for i in range(2))
+    gone.cancel()
+    assert await stays == 41
+    with pytest.raises(ResponseError):
+        await asyncio.gather(*(redis.run_together(ADD_HEAD, lambda: ("no number",), (i,)) for i in range(2)))
+
+
 async def test_a_redis_that_hangs_is_unavailable_in_time_and_well_again_afterwards(redis: Redis) -> None:
     await redis.command("PING")
     await redis.command("CLIENT", "PAUSE", "1200", "ALL")
@@ -67,6 +90,10 @@ async def test_a_redis_that_is_not_there_is_unavailable() -> None:
     redis = Redis("unix:///nonexistent/redis.sock", 1)
     with pytest.raises(Unavailable, match="cannot be reached"):
         await redis.command("PING")
+    found = await asyncio.gather(
+        *(redis.run_together(ADD_HEAD, lambda: (40,), (i,)) for i in range(2)), return_exceptions=True
+    )
+    assert all(isinstance(error, Unavailable) for error in found)
     await redis.close()
 
 

@@ -141,15 +141,15 @@ async def create(
     request: str = "",
 ) -> list[Line] | LimitReached | None:
     """Creates all tasks or none; None: the Idempotency-Key was used with another request."""
-    give_up_at = redis.give_up_at()
     limits = ["" if limit is None else limit for limit in usage]
-    arguments: list[Argument] = [account, feed, idempotency, request, rq_date(), *limits, life, give_up_at or ""]
+    arguments: list[Argument] = [account, feed, idempotency, request, *limits, len(tasks)]
     for task in tasks:
         key, line, final, name, parameters, metas, queue, max_attempts, timeout, reuse, has_files = task
         rq_life = life + SWEEP_MARGIN if has_files else life
         arguments += (key, line, "1" if final else "", name, parameters, metas, queue, max_attempts)
         arguments += (max(1, round(timeout)), rq_life, reuse)
-    answer = await redis.run(script("create"), arguments)
+    head = lambda: (rq_date(), life, redis.give_up_at() or "")  # noqa: E731
+    answer = await redis.run_together(script("create"), head, arguments)
     match answer[0]:
         case b"new":
             return [Line(task[0], 1, task[2], task[1]) for task in tasks]

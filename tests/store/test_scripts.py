@@ -100,6 +100,28 @@ async def test_a_limit_refuses_all_tasks_of_a_call_or_none(redis: Redis) -> None
     await create(redis, new_task(), usage=usage)
 
 
+@pytest.mark.parametrize("usage", [Usage(tasks_queued=3), Usage(tasks_per_minute=3)])
+async def test_limits_hold_exactly_when_many_create_at_once(redis: Redis, usage: Usage) -> None:
+    """They share one run of the script; the one of two tasks that does not fit is refused whole."""
+    answers = await asyncio.gather(
+        *(tasks.create(redis, "a", [new_task() for _ in range(count)], usage, life=LIFE) for count in (1, 1, 2, 1, 1)),
+        tasks.create(redis, "b", [new_task()], usage, life=LIFE),
+    )
+    assert [isinstance(answer, LimitReached) for answer in answers] == [False, False, True, False, True, False]
+    assert await redis.command("LLEN", names.RQ_QUEUE + "default") == 4
+    assert await usage_of(redis) == (3, 0)
+
+
+async def test_the_same_request_twice_at_once_is_one_task(redis: Redis) -> None:
+    found = await asyncio.gather(*(create(redis, new_task(reuse="same")) for _ in range(3)))
+    assert len({lines[0].key for lines in found}) == 1
+    repeated = await asyncio.gather(
+        *(create(redis, new_task(), new_task(), idempotency="i", request="r" * 64) for _ in range(3))
+    )
+    assert repeated[0] == repeated[1] == repeated[2]
+    assert await redis.command("LLEN", names.RQ_QUEUE + "default") == 3
+
+
 async def test_a_status_of_another_attempt_or_owner_is_refused(redis: Redis) -> None:
     await create(redis, new_task())
     await register(redis, "w")

@@ -1,90 +1,116 @@
--- Creates tasks, all of them or none: limits, Idempotency-Key, single flight, queues, feed.
--- ARGV   1 account, 2 feed id or '', 3 idempotency digest or '', 4 digest of the request, 5 date for RQ,
---        6 most queued, 7 most a minute, 8 most bytes stored ('' = unlimited), 9 life of an ended task in seconds,
---        10 when the caller has given up (unix time) or '', then 11 a task: key, line, final '1' or '', name,
---        params, metas, queue, max attempts, timeout s, RQ's life of an ended job in seconds, reuse digest or ''
--- Returns {'new'} when all were created as given, {'ok', key, seq, final, line, ...} when some were there before,
---         {'limit', which, limit, seconds until it helps to try again, or 0}
---         or {'conflict'}: the Idempotency-Key was used with another request, or {'late'}: nobody waits any more.
-local account, feed, idempotency, request, rq_date = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local FIRST, STRIDE = 11, 11
-local answer = {'ok'}
-if ARGV[10] ~= '' and unix_time() > tonumber(ARGV[10]) then return {'late'} end
-
-local function give(key, seq, final, line)
-  local n = #answer
-  answer[n + 1], answer[n + 2], answer[n + 3], answer[n + 4] = key, seq, final, line
-end
-
-local function give_present(key)
-  local task = read(key)
-  if not task then return give(key, '0', '1', '') end
-  if not task.final then add_feed(task, feed) end
-  give(key, task.seq, task.final and '1' or '0', task.line)
-end
-
-if idempotency ~= '' then
-  local present = redis.call('GET', IDEMPOTENCY .. idempotency)
-  if present then
-    if string.sub(present, 1, #request) ~= request then return {'conflict'} end
-    for key in string.gmatch(string.sub(present, #request + 1), '[^,]+') do give_present(key) end
-    return answer
-  end
-end
-
-local keys, is_new, queued_now, created, all_new = {}, {}, 0, 0, true
-for i = FIRST, #ARGV, STRIDE do
-  local key, reuse = ARGV[i], ARGV[i + 10]
-  local present = reuse ~= '' and redis.call('GET', REUSE .. reuse)
-  if present and redis.call('EXISTS', TASK .. present) == 1 then key = present end
-  table.insert(keys, key)
-  if redis.call('EXISTS', TASK .. key) == 0 then
-    is_new[i] = true
-    created = created + 1
-    if ARGV[i + 2] == '' then queued_now = queued_now + 1 end
-  else
-    all_new = false
-  end
-end
-
-local usage = (ARGV[6] ~= '' or ARGV[8] ~= '') and redis.call('HMGET', ACCOUNT .. account, 'queued', 'bytes')
-local minute = ACCOUNT .. account .. ':minute:' .. math.floor(unix_time() / 60)
-if queued_now > 0 and ARGV[6] ~= '' and tonumber(usage[1] or 0) + queued_now > tonumber(ARGV[6]) then
-  return {'limit', 'tasks_queued', ARGV[6], 5}
-end
-if created > 0 and ARGV[7] ~= '' and tonumber(redis.call('GET', minute) or 0) + created > tonumber(ARGV[7]) then
-  return {'limit', 'tasks_per_minute', ARGV[7], 60 - math.floor(unix_time() % 60)}
-end
-if queued_now > 0 and ARGV[8] ~= '' and tonumber(usage[2] or 0) >= tonumber(ARGV[8]) then
-  return {'limit', 'bytes_stored', ARGV[8], 0}
-end
-
+-- Creates tasks for one request or several; all tasks of a request or none: limits, Idempotency-Key, single flight,
+-- queues, feed.
+-- ARGV   1 date for RQ, 2 life of an ended task in seconds, 3 when the callers have given up (unix time) or '', then
+--        requests: account, feed id or '', idempotency digest or '', digest of the request,
+--        most queued, most a minute, most bytes stored ('' = unlimited), number of tasks,
+--        then 11 a task: key, line, final '1' or '', name, params, metas, queue, max attempts, timeout s,
+--        RQ's life of an ended job in seconds, reuse digest or ''
+-- Returns a list for each request:
+--   {'new'} when all its tasks were created as given, {'ok', key, seq, final, line, ...} when some were there before,
+--   {'limit', which, limit, seconds until it helps to try again, or 0},
+--   {'conflict'}: the Idempotency-Key was used with another request, {'late'}: nobody waits any more.
+local rq_date, life = ARGV[1], ARGV[2]
+local is_late = ARGV[3] ~= '' and unix_time() > tonumber(ARGV[3])
+local HEAD, STRIDE = 8, 11
 local queues = {}
-for i = FIRST, #ARGV, STRIDE do
-  local key, line, final, queue, reuse = ARGV[i], ARGV[i + 1], ARGV[i + 2] == '1', ARGV[i + 6], ARGV[i + 10]
-  if not is_new[i] then
-    give_present(keys[(i - FIRST) / STRIDE + 1])
-  else
-    redis.call('HSET', TASK .. key, 'state', final and '0 1 e  ' or '0 1 w  ' .. feed,
-      'facts', ARGV[i + 7] .. ' ' .. account .. ' ' .. reuse, 'line', line, 'params', ARGV[i + 4],
-      'origin', queue, 'status', final and 'failed' or 'queued', 'description', ARGV[i + 3],
-      'data', '["dragon.worker.rq_job.run",null,["' .. key .. '"],{}]', 'timeout', ARGV[i + 8], 'created_at', rq_date,
-      'enqueued_at', rq_date, 'result_ttl', ARGV[i + 9], 'failure_ttl', ARGV[i + 9])
-    if ARGV[i + 5] ~= '' then redis.call('HSET', TASK .. key, 'metas', ARGV[i + 5]) end
-    if final then
-      redis.call('EXPIRE', TASK .. key, tonumber(ARGV[9]))
-    else
-      queued[account] = (queued[account] or 0) + 1
-      if reuse ~= '' then redis.call('SET', REUSE .. reuse, key) end
-      if not queues[queue] then later('SADD', RQ_QUEUES, RQ_QUEUE .. queue); queues[queue] = true end
-      later('RPUSH', RQ_QUEUE .. queue, key)
+
+local function present_values(answer, key, feed)
+  local task, n = read(key), #answer
+  if task and not task.final then add_feed(task, feed) end
+  answer[n + 1], answer[n + 2] = key, task and task.seq or '0'
+  answer[n + 3], answer[n + 4] = (task == nil or task.final) and '1' or '0', task and task.line or ''
+end
+
+local function repeated(idempotency, request, feed)
+  local present = redis.call('GET', IDEMPOTENCY .. idempotency)
+  if not present then return nil end
+  if string.sub(present, 1, #request) ~= request then return {'conflict'} end
+  local answer = {'ok'}
+  for key in string.gmatch(string.sub(present, #request + 1), '[^,]+') do present_values(answer, key, feed) end
+  return answer
+end
+
+-- The limits of an account; what this script has changed itself is not in Redis yet. nil when none stands in the way.
+local function limit_reached(account, most_queued, most_a_minute, most_bytes, queued_now, created)
+  local minute = ACCOUNT .. account .. ':minute:' .. math.floor(unix_time() / 60)
+  if queued_now > 0 and (most_queued ~= '' or most_bytes ~= '') then
+    local usage = redis.call('HMGET', ACCOUNT .. account, 'queued', 'bytes')
+    local present = tonumber(usage[1] or 0) + (queued[account] or 0)
+    if most_queued ~= '' and present + queued_now > tonumber(most_queued) then
+      return {'limit', 'tasks_queued', most_queued, 5}
     end
-    if not all_new then give(key, '1', final and '1' or '0', line) end
+    if most_bytes ~= '' and tonumber(usage[2] or 0) >= tonumber(most_bytes) then
+      return {'limit', 'bytes_stored', most_bytes, 0}
+    end
+  end
+  if created > 0 and most_a_minute ~= '' then
+    if tonumber(redis.call('GET', minute) or 0) + created > tonumber(most_a_minute) then
+      return {'limit', 'tasks_per_minute', most_a_minute, 60 - math.floor(unix_time() % 60)}
+    end
+    if redis.call('INCRBY', minute, created) == created then redis.call('EXPIRE', minute, 120) end
+  end
+  return nil
+end
+
+-- Creates the task whose arguments begin behind `i`.
+local function create(i, account, feed)
+  local key, line, final, name, params, metas, queue, max_attempts, timeout, rq_life, reuse = unpack(ARGV, i + 1, i + STRIDE)
+  final = final == '1'
+  redis.call('HSET', TASK .. key, 'state', final and '0 1 e  ' or '0 1 w  ' .. feed,
+    'facts', max_attempts .. ' ' .. account .. ' ' .. reuse, 'line', line, 'params', params,
+    'origin', queue, 'status', final and 'failed' or 'queued', 'description', name,
+    'data', '["dragon.worker.rq_job.run",null,["' .. key .. '"],{}]', 'timeout', timeout, 'created_at', rq_date,
+    'enqueued_at', rq_date, 'result_ttl', rq_life, 'failure_ttl', rq_life)
+  if metas ~= '' then redis.call('HSET', TASK .. key, 'metas', metas) end
+  if final then
+    redis.call('EXPIRE', TASK .. key, tonumber(life))
+  else
+    queued[account] = (queued[account] or 0) + 1
+    if reuse ~= '' then redis.call('SET', REUSE .. reuse, key) end
+    if not queues[queue] then later('SADD', RQ_QUEUES, RQ_QUEUE .. queue); queues[queue] = true end
+    later('RPUSH', RQ_QUEUE .. queue, key)
   end
 end
-if created > 0 and ARGV[7] ~= '' and redis.call('INCRBY', minute, created) == created then
-  redis.call('EXPIRE', minute, 120)
+
+-- One request whose arguments begin behind `at`.
+local function create_all(at)
+  local account, feed, idempotency, request, most_queued, most_a_minute, most_bytes, count = unpack(ARGV, at + 1, at + HEAD)
+  if is_late then return {'late'} end
+  local answer = idempotency ~= '' and repeated(idempotency, request, feed)
+  if answer then return answer end
+
+  local first, last = at + HEAD, at + HEAD + (count - 1) * STRIDE
+  local keys, is_new, queued_now, created = {}, {}, 0, 0
+  for i = first, last, STRIDE do
+    local key, reuse = ARGV[i + 1], ARGV[i + STRIDE]
+    local present = reuse ~= '' and redis.call('GET', REUSE .. reuse)
+    if present and redis.call('EXISTS', TASK .. present) == 1 then key = present end
+    keys[#keys + 1] = key
+    if redis.call('EXISTS', TASK .. key) == 0 then
+      is_new[i] = true
+      created = created + 1
+      if ARGV[i + 3] == '' then queued_now = queued_now + 1 end
+    end
+  end
+  local refused = limit_reached(account, most_queued, most_a_minute, most_bytes, queued_now, created)
+  if refused then return refused end
+
+  local all_new = created == #keys
+  answer = {all_new and 'new' or 'ok'}
+  for i = first, last, STRIDE do
+    if is_new[i] then create(i, account, feed) end
+    if not all_new then present_values(answer, keys[(i - first) / STRIDE + 1], feed) end
+  end
+  if idempotency ~= '' then
+    redis.call('SET', IDEMPOTENCY .. idempotency, request .. table.concat(keys, ','), 'EX', 86400)
+  end
+  return answer
 end
-if idempotency ~= '' then redis.call('SET', IDEMPOTENCY .. idempotency, request .. table.concat(keys, ','), 'EX', 86400) end
+
+local answers, at = {}, 3
+while at < #ARGV do
+  answers[#answers + 1] = create_all(at)
+  at = at + HEAD + ARGV[at + HEAD] * STRIDE
+end
 commit()
-return all_new and {'new'} or answer
+return answers
