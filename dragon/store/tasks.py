@@ -148,7 +148,10 @@ async def create(
         rq_life = life + SWEEP_MARGIN if has_files else life
         arguments += (key, line, "1" if final else "", name, parameters, metas, queue, max_attempts)
         arguments += (max(1, round(timeout)), rq_life, reuse)
-    head = lambda: (rq_date(), life, redis.give_up_at() or "")  # noqa: E731
+
+    def head() -> Sequence[Argument]:
+        return rq_date(), life, redis.give_up_at() or ""
+
     answer = await redis.run_together(script("create"), head, arguments)
     match answer[0]:
         case b"new":

@@ -125,7 +125,9 @@ async def test_rqs_own_worker_empties_the_same_queue_with_the_same_statuses(
     for one in (by_rq, by_dragon):
         one[5]["result"] = "a URL"
     assert [without_dates(status) for status in by_rq] == [without_dates(status) for status in by_dragon]
-    assert [line.get("progress", "none") for line in lines[1:-1]] == ["none", None, {"step": 0}, {"step": 1}]
+    progress = [line.get("progress", "none") for line in lines[1:-1]]
+    assert progress[-3:] == [None, {"step": 0}, {"step": 1}]
+    assert progress[:-3] in (["none"], [])  # a start that the first progress overtook: a follower has the newest
 
 
 def _finished(system: System) -> int:
