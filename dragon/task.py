@@ -185,8 +185,7 @@ class Task:
 
     def arguments(self, parameters: bytes) -> dict[str, Any]:
         """The keyword arguments for the function, from the JSON bytes that `check` made."""
-        model = self._validate(parameters, strict=True)
-        return {field: getattr(model, field) for field in self.model.model_fields}
+        return dict(vars(self._validate(parameters, strict=True)))
 
     def _validate(self, encoded: bytes, *, strict: bool) -> BaseModel:
         try:

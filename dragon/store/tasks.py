@@ -252,8 +252,11 @@ async def reserve(
 async def update(redis: Redis, owner: str, writes: Sequence[Write], *, life: int, with_rq: bool = True) -> list[bool]:
     """Writes statuses in one trip; False where the task is another's by now, or over."""
     arguments: list[Argument] = [owner, life, rq_date(), "1" if with_rq else ""]
-    for write in writes:
-        arguments += (write.key, write.attempt, write.kind, write.line, write.bytes, write.traceback)
+    for key, attempt, kind, line, size, traceback in writes:
+        if size < 0 and not traceback:
+            arguments += (key, attempt, kind, line)
+        else:
+            arguments += (key, attempt, kind + "+", line, size, traceback)
     return [bool(written) for written in await redis.run(script("update"), arguments)]
 
 

@@ -46,6 +46,9 @@ FinalKind = Literal["success", "error"]
 MISSED_LOOKS = 2  # signs of life in a row that do not list a task, until it counts as taken away
 
 
+_RESULT, _FAILED = int(Kind.RESULT), int(Kind.FAILED)  # every task comes by: an enum member costs ten times an int
+
+
 class Running:
     """One reserved task on its way through this worker."""
 
@@ -88,7 +91,7 @@ class Engine:
         self.redis = redis
         self.places_freed = asyncio.Event()
         self.writer = Writer(redis, self.id, config.files.life, self.places_freed.set)
-        self.pool = Pool(config, self._on_frame, self._on_executor_lost)
+        self.pool = Pool(config, self._on_frames, self._on_executor_lost)
         self.catalogue: dict[str, TaskFacts] = {}
         self.running: dict[int, Running] = {}
         self.stopping = False
@@ -257,18 +260,25 @@ class Engine:
 
     # What executors say
 
+    def _on_frames(self, executor: Executor, frames: list[Frame]) -> None:
+        for frame in frames:
+            self._on_frame(executor, frame)
+        self._send_backlogs()
+        self.places_freed.set()
+
     def _on_frame(self, executor: Executor, frame: Frame) -> None:
         kind, number, payload = frame
         running = self.running.get(number)
-        if kind == Kind.RESULT or kind == Kind.FAILED:
+        if kind in (_RESULT, _FAILED):
             self._free(executor, number, running)
         elif kind == Kind.SCRATCH:
             executor.scratched.add(number)
         if running is None or running.over or running.executor is not executor:
             return
+        if kind == _RESULT:
+            self._on_result(running, payload)
+            return
         match kind:
-            case Kind.RESULT:
-                self._on_result(running, payload)
             case Kind.FAILED:
                 self._on_failed(running, payload)
             case Kind.PROGRESS:
@@ -296,8 +306,6 @@ class Engine:
             following = self.running.get(next(iter(executor.numbers)))
             if following is not None and not following.over and not following.started:
                 self._mark_started(following)
-        self._send_backlogs()
-        self.places_freed.set()
 
     def _report(self, running: Running, *, progress: bytes | None = None, partial: bytes | None = None) -> None:
         running.status = running.status.reported(progress, partial)

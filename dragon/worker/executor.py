@@ -13,7 +13,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -43,22 +43,21 @@ def limits_of(config: Config) -> Limits:
     return Limits(limits.pixels, limits.frames, limits.output_pixels)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Order:
+class Order(NamedTuple):
     """One task to run."""
 
     number: int
     name: str
     key: str
     attempt: int
-    scratch: Path
+    scratch: str
     parameters: bytes
 
     @classmethod
     def read(cls, number: int, payload: bytes) -> Order:
         head, _, parameters = payload.partition(b"\n")
         facts = orjson.loads(head)
-        return cls(number, facts["name"], facts["key"], facts["attempt"], Path(facts["scratch"]), parameters)
+        return cls(number, facts["name"], facts["key"], facts["attempt"], facts["scratch"], parameters)
 
 
 class Reports:
@@ -76,11 +75,12 @@ class Reports:
     @property
     def scratch(self) -> Path:
         # Made when first asked for: most tasks write nothing. The worker, which will remove it, is told before.
+        folder = Path(self._order.scratch)
         if not self._has_scratch:
             self._has_scratch = True
             self._send(Kind.SCRATCH, self._order.number, b"")
-            self._order.scratch.mkdir(parents=True, exist_ok=True)
-        return self._order.scratch
+            folder.mkdir(parents=True, exist_ok=True)
+        return folder
 
     def progress(self, value: Any) -> None:
         self._send(Kind.PROGRESS, self._order.number, encode(value, self._result_bytes))
@@ -113,16 +113,16 @@ def encode(value: Any, limit: int) -> bytes:
 
 def encode_result(task: Task, value: Any, limit: int) -> bytes:
     """The payload of a RESULT frame: the output files, a newline, the result without them."""
+    if not task.outputs:
+        return b"[]\n" + encode(value, limit)
     outputs = []
-    if task.outputs:
-        members = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-        for name in task.outputs:
-            output = members.pop(name)
-            if not output.path.is_file():
-                raise ResultError(f"the task did not write its output file {name!r}")
-            outputs.append((name, str(output.path)))
-        value = members
-    return orjson.dumps(outputs) + b"\n" + encode(value, limit)
+    members = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    for name in task.outputs:
+        output = members.pop(name)
+        if not output.path.is_file():
+            raise ResultError(f"the task did not write its output file {name!r}")
+        outputs.append((name, str(output.path)))
+    return orjson.dumps(outputs) + b"\n" + encode(members, limit)
 
 
 def encode_failure(error: BaseException) -> bytes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 from enum import IntEnum
 
 _HEADER = struct.Struct("!BII")
@@ -36,19 +35,27 @@ class FrameBuffer:
     """Cuts received bytes into frames."""
 
     def __init__(self) -> None:
-        self._data = bytearray()
+        self._chunks: list[bytes] = []  # of a frame that is not whole yet
+        self._missing = 0  # bytes of it, or of its header
 
-    def feed(self, data: bytes) -> Iterator[Frame]:
-        """Yields the frames that `data` completes."""
-        self._data += data
-        start, end = 0, len(self._data)
-        try:
-            while end - start >= HEADER_SIZE:
-                kind, number, length = _HEADER.unpack_from(self._data, start)
-                if end - start - HEADER_SIZE < length:
-                    break
-                begin = start + HEADER_SIZE
-                start = begin + length
-                yield kind, number, bytes(self._data[begin:start])
-        finally:
-            del self._data[:start]
+    def feed(self, data: bytes) -> list[Frame]:
+        """The frames that `data` completes."""
+        if self._chunks:
+            self._chunks.append(data)
+            self._missing -= len(data)
+            if self._missing > 0:
+                return []
+            data = b"".join(self._chunks)
+        frames = []
+        start, end, needed = 0, len(data), HEADER_SIZE
+        while end - start >= HEADER_SIZE:
+            kind, number, length = _HEADER.unpack_from(data, start)
+            needed = HEADER_SIZE + length
+            if end - start < needed:
+                break
+            frames.append((kind, number, data[start + HEADER_SIZE : start + needed]))
+            start += needed
+            needed = HEADER_SIZE
+        self._chunks = [data[start:]] if start < end else []
+        self._missing = needed - (end - start)
+        return frames

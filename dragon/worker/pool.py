@@ -39,7 +39,7 @@ class Executor(asyncio.Protocol):
     """One executor process and its channel."""
 
     def __init__(
-        self, *, is_async: bool, on_frame: Callable[[Executor, Frame], None], on_lost: Callable[[Executor], None]
+        self, *, is_async: bool, on_frames: Callable[[Executor, list[Frame]], None], on_lost: Callable[[Executor], None]
     ) -> None:
         self.is_async = is_async
         self.numbers: dict[int, str] = {}  # the tasks it has, in the order in which they were sent: scratch folders
@@ -47,7 +47,7 @@ class Executor(asyncio.Protocol):
         self.slowest = 0.0  # the longest expected duration among them, in seconds
         self.pid = 0
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()  # how it ended, in words
-        self._on_frame = on_frame
+        self._on_frames = on_frames
         self._on_lost = on_lost
         self._buffer = FrameBuffer()
         self._frames: list[bytes] = []
@@ -59,8 +59,7 @@ class Executor(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
 
     def data_received(self, data: bytes) -> None:
-        for frame in self._buffer.feed(data):
-            self._on_frame(self, frame)
+        self._on_frames(self, self._buffer.feed(data))
 
     def connection_lost(self, _error: Exception | None) -> None:
         if not self.is_lost:
@@ -95,10 +94,10 @@ class Pool:
     """Starts the fork server, and executors through it."""
 
     def __init__(
-        self, config: Config, on_frame: Callable[[Executor, Frame], None], on_lost: Callable[[Executor], None]
+        self, config: Config, on_frames: Callable[[Executor, list[Frame]], None], on_lost: Callable[[Executor], None]
     ) -> None:
         self._config = config
-        self._on_frame = on_frame
+        self._on_frames = on_frames
         self._on_lost = on_lost
         self._control: socket.socket
         self._process: subprocess.Popen[bytes]
@@ -147,7 +146,7 @@ class Pool:
     async def fork(self, *, is_async: bool) -> Executor:
         """Asks for one more executor; it may be given work at once."""
         ours, theirs = socket.socketpair()
-        executor = Executor(is_async=is_async, on_frame=self._on_frame, on_lost=self._on_lost)
+        executor = Executor(is_async=is_async, on_frames=self._on_frames, on_lost=self._on_lost)
         await asyncio.get_running_loop().create_connection(lambda: executor, sock=ours)
         try:
             self._forked.append(executor)

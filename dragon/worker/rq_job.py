@@ -108,7 +108,7 @@ class _Horse:
         reserved = execution.reserved
         task = known_task(load_tasks(self._config.tasks.modules), reserved.name)
         result_bytes = self._config.limits.result_bytes
-        order = Order(0, reserved.name, reserved.key, reserved.attempt, self._scratch, reserved.parameters)
+        order = Order(0, reserved.name, reserved.key, reserved.attempt, str(self._scratch), reserved.parameters)
         context_type = _AsyncContext if task.is_async else _Context
         context = context_type(order, limits_of(self._config), result_bytes, execution.on_frame, self.fetch)
         value = task.function(context, **task.arguments(reserved.parameters))

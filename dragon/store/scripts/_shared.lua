@@ -14,19 +14,22 @@ local function unix_time()
   return now
 end
 
-local batches, order = {}, {}
+local batches, order = {}, {}  -- command -> key -> batch
 
 -- Keeps one argument, or a pair, for one command on one key until `commit`.
 local function later(command, name, first, second)
-  local batch = batches[command .. name]
+  local by_name = batches[command]
+  if not by_name then by_name = {}; batches[command] = by_name end
+  local batch = by_name[name]
   if not batch then
     batch = {command, name, {}}
-    batches[command .. name] = batch
+    by_name[name] = batch
     order[#order + 1] = batch
   end
   local arguments = batch[3]
-  arguments[#arguments + 1] = first
-  if second then arguments[#arguments + 1] = second end
+  local n = #arguments
+  arguments[n + 1] = first
+  if second then arguments[n + 2] = second end
 end
 
 local queued = {}  -- account -> by how much the number of its queued tasks changes
@@ -114,7 +117,7 @@ end
 
 -- Stores a line as the task's newest and announces it.
 local function store(task, line)
-  task.seq, task.line = string.format('%d', task.seq + 1), line
+  task.seq, task.line = task.seq + 1, line
   unsaved[task.key] = task
   announce(task, false)
 end
@@ -123,7 +126,7 @@ end
 local function finish(task, kind, line, life, bytes, rq_date, with_rq, exc_info)
   local key, expires, ok = task.key, math.floor(unix_time()) + life, kind == 'success'
   set_phase(task, 'e')
-  task.seq, task.line, task.final = string.format('%d', task.seq + 1), line, true
+  task.seq, task.line, task.final = task.seq + 1, line, true
   unsaved[key] = nil
   if with_rq then
     save(task, 'line', line, 'status', ok and 'finished' or 'failed', 'ended_at', rq_date)
