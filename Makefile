@@ -12,14 +12,18 @@ TESTS  ?= -n 2 --dist loadfile
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-# Two stamps: what `make run` needs is installed in seconds, the tools of the tests only when they are wanted.
-# Both are made again when pyproject.toml changes.
+# Three stamps: what `make run` needs is installed in seconds, the tools of the tests and the peers of the bench only
+# when they are wanted. All are made again when pyproject.toml changes.
 $(VENV)/.installed: pyproject.toml
 	@.ci/venv $(VENV) $(PYTHON) .
 	@touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed
 	@.ci/venv $(VENV) $(PYTHON) '.[test]'
+	@touch $@
+
+$(VENV)/.installed-bench: $(VENV)/.installed
+	@.ci/venv $(VENV) $(PYTHON) '.[bench]'
 	@touch $@
 
 setup: $(VENV)/.installed ## make .venv with what dragon needs to run
@@ -39,8 +43,8 @@ format: $(VENV)/.installed-test ## write the code as `make check` wants it
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/.installed-test ## dragon beside its yardsticks: a table of ratios
-	$(BIN)/python -m bench
+bench: $(VENV)/.installed-bench ## dragon beside its peers and yardsticks (ONLY=worker: one part)
+	$(BIN)/python -m bench $(ONLY)
 
 browser: ## install Chromium for the browser tests, if it is missing and that is possible
 	@.ci/browser

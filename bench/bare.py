@@ -1,7 +1,8 @@
-"""The yardstick for HTTP: an aiohttp handler that reads a JSON body and answers with JSON, and does nothing else."""
+"""The yardstick for HTTP: aiohttp handlers that answer with JSON, or begin a stream, and do nothing else."""
 
 from __future__ import annotations
 
+import asyncio
 import sys
 
 import orjson
@@ -13,14 +14,31 @@ async def handle(request: web.Request) -> web.Response:
     return web.Response(body=orjson.dumps(orjson.loads(body) if body else {}), content_type="application/json")
 
 
+async def stream(request: web.Request) -> web.StreamResponse:
+    """A stream that is open and silent until its client leaves."""
+    response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
+    await response.prepare(request)
+    await response.write(b"[]\n")
+    await asyncio.get_running_loop().create_future()
+    return response
+
+
 if __name__ == "__main__":
     app = web.Application()
-    app.add_routes([web.post("/", handle), web.get("/", handle)])
+    app.add_routes([web.post("/", handle), web.get("/", handle), web.get("/stream", stream)])
     try:
         import uvloop
     except ImportError:
-        web.run_app(app, port=int(sys.argv[1]), host="127.0.0.1", access_log=None, print=None)
+        loop = asyncio.new_event_loop()
     else:
-        web.run_app(
-            app, port=int(sys.argv[1]), host="127.0.0.1", access_log=None, print=None, loop=uvloop.new_event_loop()
-        )
+        loop = uvloop.new_event_loop()
+    web.run_app(
+        app,
+        port=int(sys.argv[1]),
+        host="127.0.0.1",
+        access_log=None,
+        print=None,
+        loop=loop,
+        handler_cancellation=True,  # else a stream would outlive its client
+        shutdown_timeout=1.0,  # seconds
+    )

@@ -30,6 +30,7 @@ T = TypeVar("T")
 Argument = str | bytes | int | float
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0  # seconds until a cut subscription is tried again
 _INSIST_PAUSE = 0.1  # seconds until a command that failed is tried again, doubled each time
+MOST_GATHERED = 16  # commands that wait for the end of the loop's turn
 MOST_TOGETHER = 3000  # arguments of callers that share one run of a script: others wait while it runs
 RETRY_AFTER = 2.0  # seconds, told to clients when Redis is away
 
@@ -74,6 +75,7 @@ class Redis:
         self._together: dict[Script, deque[tuple[Callable[[], Sequence[Argument]], Sequence[Argument], Any]]] = {}
         self._wire: _Wire | None = None
         self._connecting: asyncio.Task[None] | None = None
+        self._count = 0  # commands that wait
         self._shas: dict[str, str] = {}
         self._clock: float | None = None  # Redis's clock less the event loop's, in seconds
         self.round_trips = 0
@@ -100,6 +102,7 @@ class Redis:
         assert self._loop is not None
         future: asyncio.Future[Any] = self._loop.create_future()
         self._together.setdefault(script, deque()).append((head, part, future))
+        self._gathered()
         return future
 
     def give_up_at(self) -> float | None:
@@ -131,6 +134,7 @@ class Redis:
         assert self._loop is not None
         future: asyncio.Future[Any] = self._loop.create_future()
         self._waiting.append((hiredis.pack_command(arguments), future))  # type: ignore[arg-type]
+        self._gathered()
         return future
 
     def _expect_sending(self) -> None:
@@ -138,7 +142,14 @@ class Redis:
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
         if not self._waiting and not self._together:
+            self._count = 0
             self._loop.call_soon(self._send_all)
+
+    def _gathered(self) -> None:
+        """When a turn brings very many, Redis begins with the first of them while we make the others."""
+        self._count += 1
+        if self._count == MOST_GATHERED and self._wire is not None:
+            self._send_all()
 
     def _send_all(self) -> None:
         if self._connecting is not None:
@@ -246,6 +257,7 @@ class _Wire(asyncio.Protocol):
         self._is_closed = False
         self.awaited: deque[tuple[float, asyncio.Future[Any]]] = deque()  # when a reply is overdue
         self._transport.set_protocol(self)
+        self._transport.set_write_buffer_limits(high=0)  # uvloop writes at once, not at the end of the loop's turn
 
     def send(self, trip: Sequence[tuple[bytes, asyncio.Future[Any]]], overdue: float) -> None:
         """Writes packed commands; each future gets its reply, or is lost at `overdue` (the loop's time)."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import os
 import re
+from collections import Counter
 
 import orjson
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dragon.keys import is_key, new_key
+from dragon.keys import is_key, new_key, new_keys
 from dragon.status import (
     ERROR,
     EXECUTING,
@@ -86,6 +89,29 @@ def test_keys_are_26_characters_of_base32_and_differ() -> None:
     keys = {new_key() for _ in range(1000)}
     assert len(keys) == 1000
     assert all(re.fullmatch("[A-Z2-7]{26}", key) and is_key(key) for key in keys)
+
+
+def test_a_key_is_128_bits_in_canonical_base32_evenly_spread() -> None:
+    keys = new_keys(20_000)
+    assert all(base64.b32encode(base64.b32decode(key + "======")).decode()[:26] == key for key in keys[:200])
+    for place in range(26):
+        found = Counter(key[place] for key in keys)
+        letters = 32 if place < 25 else 8
+        assert len(found) == letters
+        assert max(found.values()) < 1.3 * len(keys) / letters
+
+
+def test_a_forked_child_does_not_make_its_parents_keys() -> None:
+    new_key()  # from here on random bytes are in store
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.write(write, new_key().encode())
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert os.read(read, 26).decode() != new_key()
+    os.close(read)
+    os.close(write)
 
 
 def test_what_is_not_a_key_is_told() -> None:

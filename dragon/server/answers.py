@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import orjson
-from aiohttp import web
+from aiohttp import hdrs, web
 from multidict import CIMultiDict
 
 from dragon.errors import BadRequest, DragonError
@@ -60,7 +60,7 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
         return web.Response(status=204, headers=_PREFLIGHT)
     try:
         response = await handler(request)
-        if not response.prepared:  # a stream has them already
+        if not response.prepared and hdrs.SERVER not in response.headers:  # a stream has them, and a JSON answer
             response.headers.update(COMMON_HEADERS)
         return response
     except DragonError as error:

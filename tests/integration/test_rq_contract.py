@@ -120,6 +120,12 @@ async def test_rqs_own_worker_empties_the_same_queue_with_the_same_statuses(
         # RQ itself writes the end of its job after the horse has gone.
         await eventually(lambda: "3 jobs" in worker.output or _finished(system) >= 6, 20)
         worker.terminate()
+        life = system.config.files.life
+        with redis.Redis.from_url(system.config.redis.url) as connection:
+            lives = [connection.ttl(names.TASK + key) for key in keys]
+        # A task lives for as long as without RQ; the one with a file longer, for the sweep that looks after the file.
+        assert all(life - 100 < seconds <= life for seconds in lives[:5] + lives[6:]), lives
+        assert lives[5] > life
         system.start_worker()
         by_dragon = await client.create(*definitions, block=True)
     for one in (by_rq, by_dragon):
