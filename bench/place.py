@@ -93,23 +93,26 @@ class Place:
     async def server(self, **settings: str) -> AsyncIterator[tuple[Child, int]]:
         """One dragon server process and its port; `settings` as in the environment (DRAGON_SERVER__...)."""
         port = free_port()
-        with self.child("run_server.py", **self._environment(port), **settings) as child:
+        with self.child("run_server.py", **self.environment(port), **settings) as child:
             await self.until_answers(port, "/healthz", child)
             yield child, port
 
     @contextlib.asynccontextmanager
     async def worker(self, *, executors: int = 1, **settings: str) -> AsyncIterator[Child]:
         """One dragon worker process, registered and ready."""
-        before = {key async for key in self.redis().scan_iter("dragon:worker:*")}
-        environment = self._environment(0) | {"DRAGON_WORKER__EXECUTORS": str(executors)} | settings
+        environment = self.environment(0) | {"DRAGON_WORKER__EXECUTORS": str(executors)} | settings
+        store = self.redis()
+        before = await store.zcard("dragon:workers")
         with self.child("run_worker.py", **environment) as child:
-            while not {key async for key in self.redis().scan_iter("dragon:worker:*")} - before:
+            while await store.zcard("dragon:workers") <= before:
                 assert child.popen.poll() is None, f"the worker ended, see {self.data}/children.log"
                 await asyncio.sleep(0.05)
+            await store.aclose()
             await asyncio.sleep(0.3)  # its executors are forked
             yield child
 
-    def _environment(self, port: int) -> dict[str, str]:
+    def environment(self, port: int) -> dict[str, str]:
+        """The settings that dragon's processes get here."""
         return {
             "DRAGON_REDIS_URL": self.url,
             "DRAGON_DATA": str(self.data / "dragon"),

@@ -57,8 +57,8 @@ async def drain_dragon(place: Place, task: str, count: int, **settings: str) -> 
     keys = await fill(place, task, count)
     settings = {"DRAGON_WORKER__EXECUTORS": "1", "DRAGON_WORKER__CONCURRENCY": "0"} | settings
     async with listening(place, count) as lines:
-        # Not Place.worker, which waits with SCAN and would disturb what is measured.
-        with place.child("run_worker.py", **place._environment(0), **settings):
+        # Not Place.worker, which waits until it is ready: it is measured from its first task on.
+        with place.child("run_worker.py", **place.environment(0), **settings):
             async with asyncio.timeout(SECONDS):
                 await lines.complete.wait()
     assert sorted(lines.finals()) == keys, "not every task had its final line exactly once"
