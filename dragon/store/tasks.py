@@ -232,10 +232,12 @@ async def reserve(
     sync_places: int,
     async_places: int,
     ahead: float,
+    async_ahead: float = 0.0,
     known: Sequence[tuple[str, bool, float | None]],
 ) -> Reservation:
-    """Takes tasks for a worker; `ahead` in seconds; `known`: task name, whether async, measured seconds."""
-    arguments: list[Argument] = [worker, rq_date(), sync_places, async_places, ahead * 1000, len(queues), *queues]
+    """Takes tasks for a worker; ahead in seconds of work; `known`: task name, whether async, measured seconds."""
+    arguments: list[Argument] = [worker, rq_date(), sync_places, async_places, ahead * 1000, async_ahead * 1000]
+    arguments += (len(queues), *queues)
     for name, is_async, duration in known:
         arguments += (name, "a" if is_async else "s", "" if duration is None else duration * 1000)
     answer = await redis.run(script("reserve"), arguments)

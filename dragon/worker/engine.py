@@ -40,7 +40,7 @@ FAST_SENT = 64  # at most
 CANCEL_GRACE = 2.0  # seconds that an `async def` task has to end after its cancellation
 UNKNOWN_DURATION = 1.0  # seconds that a task is taken to last before its name has been measured
 SMOOTHING = 0.2  # weight of the newest duration in a task name's average
-ASYNC_LOOK = 0.25  # seconds between two looks past `def` tasks that have no place, for `async def` tasks behind them
+KIND_LOOK = 0.25  # seconds between two looks past tasks of one kind (`def`, `async def`) for the other kind behind them
 TIMEOUT_CHECK = 0.1  # seconds between two looks for tasks that take too long
 FinalKind = Literal["success", "error"]
 MISSED_LOOKS = 2  # signs of life in a row that do not list a task, until it counts as taken away
@@ -101,12 +101,14 @@ class Engine:
         self._executor_count = config.worker.executors or os.cpu_count() or 1
         self._executors: list[Executor] = []
         self._backlogs: dict[bool, deque[Running]] = {False: deque(), True: deque()}  # taken ahead; by facts.is_async
-        self._ahead_used = 0.0  # seconds of work in the backlog of `def` tasks
+        self._ahead_used = {False: 0.0, True: 0.0}  # seconds of work in the backlogs
         self._durations: dict[str, float] = {}  # seconds by task name
+        self._has_known = {False: False, True: False}  # whether one of them allows to take tasks ahead; by is_async
         self.orphans: set[str] = set()  # dead workers' tasks that this one is about to end
         self._strays: set[str] = set()  # keys that Redis listed as this worker's and that were not here
         self._last_number = 0
-        self._blind_until = 0.0  # monotonic seconds
+        self._blind_until = {False: 0.0, True: 0.0}  # monotonic seconds, by is_async: no look for tasks of that kind
+        self._ahead_blind_until = {False: 0.0, True: 0.0}  # the same for tasks to take ahead
         self._timeout_check: asyncio.TimerHandle | None = None
         self._background: set[asyncio.Task[Any]] = set()
 
@@ -127,18 +129,23 @@ class Engine:
 
     async def reserve(self) -> tasks.Reservation:
         """Takes what there is place for and hands it to the executors."""
-        async_places = self._async_places() if time.monotonic() >= self._blind_until else 0
+        places = {kind: 0 if self._is_blind(self._blind_until[kind]) else self._places(kind) for kind in (False, True)}
+        ahead = {
+            kind: 0.0 if self._is_blind(self._ahead_blind_until[kind]) else self._ahead_left(kind)
+            for kind in (False, True)
+        }
         reservation = await tasks.reserve(
             self.redis,
             self.id,
             self.config.worker.queues,
-            sync_places=self._sync_places(),
-            async_places=async_places,
-            ahead=self._ahead_left(),
-            known=[(name, facts.is_async, self._durations.get(name)) for name, facts in self.catalogue.items()],
+            sync_places=places[False],
+            async_places=places[True],
+            ahead=ahead[False],
+            async_ahead=ahead[True],
+            known=[(name, facts.is_async, self._known_duration(facts)) for name, facts in self.catalogue.items()],
         )
-        if async_places and reservation.left and not any(self._is_async(one.name) for one in reservation.tasks):
-            self._blind_until = time.monotonic() + ASYNC_LOOK
+        if reservation.left:
+            self._close_eyes({self._is_async(one.name) for one in reservation.tasks}, places, ahead)
         for key in reservation.dropped:
             log.info("%s dropped: no task of dragon's, or over", key)
         for reserved in reservation.tasks:
@@ -146,22 +153,48 @@ class Engine:
         self._send_backlogs()
         return reservation
 
+    def _known_duration(self, facts: TaskFacts) -> float | None:
+        """Seconds, as far as they allow to take a task ahead: an `async def` one waits for one of many places, so it
+        must be short itself."""
+        duration = self._durations.get(facts.name)
+        is_long = facts.is_async and duration is not None and duration > self.config.worker.ahead
+        return None if is_long else duration
+
     def _is_async(self, name: str) -> bool:
         facts = self.catalogue.get(name)
         return facts is not None and facts.is_async
 
+    def _close_eyes(self, given: set[bool], places: dict[bool, int], ahead: dict[bool, float]) -> None:
+        """For a kind of which there was nothing in a full queue: a look goes past many tasks, so the next is later."""
+        until = time.monotonic() + KIND_LOOK
+        for kind in {False, True} - given:
+            if places[kind]:
+                self._blind_until[kind] = until
+            if ahead[kind]:
+                self._ahead_blind_until[kind] = until
+
+    def _is_blind(self, until: float) -> bool:
+        return time.monotonic() < until
+
     @property
     def is_blind(self) -> bool:
-        """Whether it does not look for `async def` tasks now: behind the `def` tasks at the head there were none."""
-        return time.monotonic() < self._blind_until
+        """Whether it does not look for tasks of some kind now, and has to look again later."""
+        return self._is_blind(max(*self._blind_until.values(), *self._ahead_blind_until.values()))
 
     def wants_more(self) -> bool:
         """Whether there is place for another task, or a good part of what may be taken ahead is used up."""
         if self.stopping or self.writer.is_behind:
             return False  # what has ended here is not safe until it is written: no more of it than need be
-        allowed = self.config.worker.ahead * max(1, self._executor_count)
-        has_async_place = not self.is_blind and self._async_places() > 0
-        return self._sync_places() > 0 or has_async_place or self._ahead_left() > allowed / 2
+        return any(self._wants_more_of(kind) for kind in (False, True))
+
+    def _wants_more_of(self, is_async: bool) -> bool:
+        if self._places(is_async) > 0 and not self._is_blind(self._blind_until[is_async]):
+            return True
+        is_short = self._ahead_left(is_async) <= self._ahead_allowed(is_async) / 2
+        return not is_short and not self._is_blind(self._ahead_blind_until[is_async])
+
+    def _places(self, is_async: bool) -> int:
+        return self._async_places() if is_async else self._sync_places()
 
     def _sync_places(self) -> int:
         idle = sum(
@@ -176,9 +209,18 @@ class Engine:
             if executor.is_async and not executor.is_lost
         )
 
-    def _ahead_left(self) -> float:
-        """Seconds of work that may still be taken ahead; nothing, as long as no duration is known."""
-        return self.config.worker.ahead * self._executor_count - self._ahead_used if self._durations else 0.0
+    def _ahead_allowed(self, is_async: bool) -> float:
+        """Seconds of work that may be taken ahead: what all that run at the same time get through in `ahead`."""
+        at_once = self._executor_count
+        if is_async:
+            at_once = self.config.worker.concurrency * sum(one.is_async and not one.is_lost for one in self._executors)
+        return self.config.worker.ahead * at_once
+
+    def _ahead_left(self, is_async: bool) -> float:
+        """Seconds of work that may still be taken ahead; nothing, as long as no duration is known that allows it."""
+        if not self._has_known[is_async]:
+            return 0.0
+        return self._ahead_allowed(is_async) - self._ahead_used[is_async]
 
     def _accept(self, reserved: Reserved) -> None:
         self._last_number += 1
@@ -192,8 +234,7 @@ class Engine:
             self._end(running, ERROR, error_result(f"no worker of this queue knows the task {reserved.name!r}"))
             return
         self._backlogs[facts.is_async].append(running)
-        if not facts.is_async:
-            self._ahead_used += estimate
+        self._ahead_used[facts.is_async] += estimate
 
     # Sending
 
@@ -204,8 +245,7 @@ class Engine:
                 if executor is None and not backlog[0].over:
                     break
                 running = backlog.popleft()
-                if not is_async:
-                    self._ahead_used = self._ahead_used - running.estimate if backlog else 0.0
+                self._ahead_used[is_async] = self._ahead_used[is_async] - running.estimate if backlog else 0.0
                 if executor is not None and not running.over:
                     self._send(running, executor)
 
@@ -249,7 +289,7 @@ class Engine:
         running.started = time.monotonic()
         running.status = running.status.executing(timestamp())
         write = Write(running.reserved.key, running.reserved.attempt, EXECUTING, running.status.line())
-        if running.estimate <= FAST:
+        if running.estimate <= self.config.worker.ahead:
             self.writer.write_start(write)
         else:
             self.writer.write(write)
@@ -317,6 +357,8 @@ class Engine:
         name = running.reserved.name
         known = self._durations.get(name)
         self._durations[name] = duration if known is None else known + SMOOTHING * (duration - known)
+        if not self._has_known[running.facts.is_async] and self._known_duration(running.facts) is not None:
+            self._has_known[running.facts.is_async] = True
         if not has_outputs(payload):
             self._end(running, SUCCESS, payload.partition(b"\n")[2])
             return
@@ -524,7 +566,7 @@ class Engine:
             self._drop(running)
         for backlog in self._backlogs.values():
             backlog.clear()
-        self._ahead_used = 0.0
+        self._ahead_used = {False: 0.0, True: 0.0}
         for executor in list(self._executors):
             if executor.numbers:
                 executor.kill()

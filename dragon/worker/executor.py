@@ -11,7 +11,7 @@ import socket
 import sys
 import traceback
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,9 +32,19 @@ def run(channel: socket.socket, registry: Registry, limits: Limits, result_bytes
     os.dup2(2, 1)
     sys.stdout = sys.stderr
     if is_async:
-        asyncio.run(_AsyncExecutor(channel, registry, limits, result_bytes).serve())
+        serve_async(_AsyncExecutor(channel, registry, limits, result_bytes).serve())
     else:
         _SyncExecutor(channel, registry, limits, result_bytes).serve()
+
+
+def serve_async(coroutine: Coroutine[Any, Any, None]) -> None:
+    """Runs on uvloop where there is one: a sleep and a send cost half as much."""
+    try:
+        import uvloop
+    except ImportError:
+        asyncio.run(coroutine)
+    else:
+        uvloop.run(coroutine)
 
 
 def limits_of(config: Config) -> Limits:
@@ -226,6 +236,7 @@ class _AsyncExecutor:
         self._running: dict[int, asyncio.Task[None]] = {}
         self._fetches: dict[int, asyncio.Future[bytes]] = {}
         self._last_fetch = 0
+        self._sending: list[bytes] = []
         self._writer: asyncio.StreamWriter
 
     async def serve(self) -> None:
@@ -262,7 +273,14 @@ class _AsyncExecutor:
             self._running.pop(order.number, None)
 
     def _send(self, kind: int, number: int, payload: bytes) -> None:
-        self._writer.write(pack(kind, number, payload))
+        """Sends a frame; those of one turn of the event loop go in one write."""
+        if not self._sending:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._sending.append(pack(kind, number, payload))
+
+    def _flush(self) -> None:
+        self._writer.write(b"".join(self._sending))
+        self._sending.clear()
 
     async def _fetch(self, number: int, url: str) -> bytes:
         self._last_fetch += 1

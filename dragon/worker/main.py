@@ -30,7 +30,7 @@ from dragon.status import ERROR, error_result, parse_line, timestamp
 from dragon.store import names, tasks, workers
 from dragon.store.tasks import Write
 from dragon.store.workers import WorkerFacts
-from dragon.worker.engine import ASYNC_LOOK, Engine, new_worker_id
+from dragon.worker.engine import KIND_LOOK, Engine, new_worker_id
 from dragon.worker.scratch import ScratchLock, remove_abandoned
 
 log = logging.getLogger("dragon.worker")
@@ -135,7 +135,7 @@ class Worker:
             engine.places_freed.clear()
             if not engine.wants_more():
                 if engine.is_blind:
-                    await _wait_briefly(engine.places_freed, ASYNC_LOOK)
+                    await _wait_briefly(engine.places_freed, KIND_LOOK)
                 else:
                     await engine.places_freed.wait()
                 continue
@@ -146,7 +146,7 @@ class Worker:
             if reservation.suspended or reservation.gone:
                 await asyncio.sleep(0.5)
             elif reservation.left:
-                await _wait_briefly(engine.places_freed, ASYNC_LOOK)
+                await _wait_briefly(engine.places_freed, KIND_LOOK)
             else:
                 await watch.wait()
 

@@ -279,6 +279,17 @@ async def test_what_is_taken_ahead_is_bounded_by_measured_durations(redis: Redis
     assert len(reservation.tasks) == 6, "one for the free place, and five of 10 ms in 50 ms"
 
 
+async def test_async_tasks_are_taken_ahead_within_a_budget_of_their_own(redis: Redis) -> None:
+    await create(redis, *[new_task("short") for _ in range(20)], *[new_task("unknown") for _ in range(5)])
+    await register(redis, "w")
+    known = [("short", True, 0.01), ("unknown", True, None)]
+    reservation = await tasks.reserve(
+        redis, "w", ("default",), sync_places=0, async_places=2, ahead=9, async_ahead=0.05, known=known
+    )
+    assert len(reservation.tasks) == 7, "two for the free places, and five of 10 ms in 50 ms"
+    assert reservation.left
+
+
 async def test_queues_are_served_in_the_order_of_their_urgency(redis: Redis) -> None:
     await create(redis, new_task("a", "low"), new_task("b", "default"), new_task("c", "high"))
     await register(redis, "w")

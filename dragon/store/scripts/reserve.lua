@@ -1,17 +1,19 @@
 -- Takes tasks from RQ's lists for one worker: by free places of each kind, and ahead only what starts soon.
 -- ARGV   1 worker, 2 date for RQ, 3 free places for `def` tasks, 4 free places for `async def` tasks,
---        5 time that may be taken ahead in ms, 6 number of queues, the queues,
+--        5 work of `def` tasks that may be taken ahead in ms, 6 the same of `async def` tasks,
+--        7 number of queues, the queues,
 --        then 3 a task name: name, 'a' (async) or 's', measured duration in ms or '' when not yet known
 -- Returns {suspended '1' or 'gone' or '', left '1' or '' (something waits that has no free place), tasks ...},
 --         5 values a task: key, attempt, name, params, line; attempt 0: not dragon's or over, dropped.
-local worker, rq_date, ahead = ARGV[1], ARGV[2], tonumber(ARGV[5])
+local worker, rq_date = ARGV[1], ARGV[2]
+local ahead = {s = tonumber(ARGV[5]), a = tonumber(ARGV[6])}
 local places = {s = tonumber(ARGV[3]), a = tonumber(ARGV[4])}
 local answer = {'', ''}
 if redis.call('EXISTS', RQ_SUSPENDED) == 1 then return {'1', ''} end
 if not redis.call('ZSCORE', WORKERS, worker) then return {'gone', ''} end  -- its lease is over: another hands its tasks on
 
 local kinds, durations = {}, {}
-for i = 7 + tonumber(ARGV[6]), #ARGV, 3 do
+for i = 8 + tonumber(ARGV[7]), #ARGV, 3 do
   kinds[ARGV[i]] = ARGV[i + 1]
   durations[ARGV[i]] = tonumber(ARGV[i + 2])
 end
@@ -19,8 +21,8 @@ end
 local function has_place(name)
   local kind = kinds[name] or 's'
   if places[kind] > 0 then places[kind] = places[kind] - 1; return true end
-  local duration = kind == 's' and durations[name]
-  if duration and duration <= ahead then ahead = ahead - duration; return true end
+  local duration = durations[name]
+  if duration and duration <= ahead[kind] then ahead[kind] = ahead[kind] - duration; return true end
   return false
 end
 
@@ -74,7 +76,7 @@ local function take_from(queue)
   return head
 end
 
-for q = 7, 6 + tonumber(ARGV[6]) do
+for q = 8, 7 + tonumber(ARGV[7]) do
   local head = take_from(ARGV[q])
   if head > 0 then redis.call('LPOP', RQ_QUEUE .. ARGV[q], head) end
 end
