@@ -48,8 +48,8 @@ def main() -> None:
             for table in uvloop.run(module.measure(place, given.rounds)):
                 report.print_table(table)
                 tables.append(table)
+            report.write(tables, machine, given.rounds, given.out)  # after each part: a whole run takes half an hour
     report.print_goals(tables)
-    report.write(tables, machine, given.rounds, given.out)
 
 
 if __name__ == "__main__":
