@@ -8,7 +8,7 @@ from html import escape
 
 from bench.measuring import Row, Table
 
-WIDTH, LEFT, RIGHT = 900, 230, 130  # pixels; names stand left of the bars, figures right of them
+WIDTH, LEFT, RIGHT = 900, 270, 130  # pixels; names stand left of the bars, figures right of them
 ROW, BAR, HEAD, GAP = 22, 12, 34, 26
 LOG_FROM = 12.0  # the longest bar over dragon's, from where a linear scale would hide what there is to compare
 
