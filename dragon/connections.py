@@ -116,6 +116,7 @@ class Redis:
 
     async def close(self) -> None:
         """Waits for what is under way, `timeout` seconds at most."""
+        self._join()
         under_way = [future for _, future in self._waiting]
         if self._wire is not None:
             under_way += [future for _, future in self._wire.awaited]
@@ -235,7 +236,7 @@ class Redis:
 
 
 class _Wire(asyncio.Protocol):
-    """An open connection, read without a task and without redis-py, which costs three times as much a command.
+    """An open connection, read without a task and without redis-py's streams.
 
     redis-py has made it (addresses, passwords, TLS, databases) and leaves its transport to this protocol.
     """
@@ -292,7 +293,7 @@ class _Wire(asyncio.Protocol):
         self._connection._close()  # type: ignore[no-untyped-call]
 
     def _check(self) -> None:
-        """One timer looks at the oldest reply that is awaited: a timer for each would cost more than its command."""
+        """One timer looks at the oldest reply that is awaited, not one for each."""
         self._timer = None
         if self.awaited:
             overdue = self.awaited[0][0]

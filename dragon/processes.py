@@ -44,7 +44,7 @@ def calm_collector() -> None:
     """Has Python's cycle collector leave alone what was imported, and look at the rest less often.
 
     For a process that has started up and now makes many short-lived objects, few of them in cycles: the collector's
-    default of 700 objects between two looks costs it 2 to 4% (docs/performance.md).
+    default of 700 objects between two looks was 2.4% of the server's samples (docs/performance.md).
     """
     gc.collect()
     gc.freeze()

@@ -89,6 +89,13 @@ async def test_a_redis_that_hangs_is_unavailable_in_time_and_well_again_afterwar
         assert asyncio.get_running_loop().time() < deadline
 
 
+async def test_what_was_asked_for_just_before_the_way_is_closed_is_still_answered(redis: Redis) -> None:
+    await redis.command("PING")
+    joined = redis.run_together(ADD_HEAD, lambda: (40,), (1,))
+    await redis.close()
+    assert joined.done() and joined.result() == 41
+
+
 async def test_a_redis_that_is_not_there_is_unavailable() -> None:
     redis = Redis("unix:///nonexistent/redis.sock", 1)
     with pytest.raises(Unavailable, match="cannot be reached"):

@@ -73,6 +73,7 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
         return json_answer(body, 405, {"Allow": allowed})
     except web.HTTPException as error:
         if error.status < 400:
+            error.headers.update(COMMON_HEADERS)
             raise
         text = "there is nothing at this path, see /docs" if error.status == 404 else error.reason
         return json_answer({"status": "error", "message": text}, error.status)

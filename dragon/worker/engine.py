@@ -46,7 +46,7 @@ FinalKind = Literal["success", "error"]
 MISSED_LOOKS = 2  # signs of life in a row that do not list a task, until it counts as taken away
 
 
-_RESULT, _FAILED = int(Kind.RESULT), int(Kind.FAILED)  # every task comes by: an enum member costs ten times an int
+_RESULT, _FAILED = int(Kind.RESULT), int(Kind.FAILED)  # plain numbers: every task comes by
 
 
 class Running:
@@ -104,7 +104,7 @@ class Engine:
         self._ahead_used = {False: 0.0, True: 0.0}  # seconds of work in the backlogs
         self._durations: dict[str, float] = {}  # seconds by task name
         self._has_known = {False: False, True: False}  # whether one of them allows to take tasks ahead; by is_async
-        self.orphans: set[str] = set()  # dead workers' tasks that this one is about to end
+        self._orphans: set[str] = set()  # dead workers' tasks that this one is about to end
         self._strays: set[str] = set()  # keys that Redis listed as this worker's and that were not here
         self._last_number = 0
         self._blind_until = {False: 0.0, True: 0.0}  # monotonic seconds, by is_async: no look for tasks of that kind
@@ -543,6 +543,11 @@ class Engine:
         self._send_backlogs()
         self.places_freed.set()
 
+    def end_orphan(self, write: Write) -> None:
+        """Writes the end of a dead worker's task: until then Redis lists it as this worker's, which does not run it."""
+        self._orphans.add(write.key)
+        self.writer.write(write, lambda _accepted: self._orphans.discard(write.key))
+
     async def check_ownership(self, keys: set[str]) -> None:
         """Compares with what Redis says is this worker's: a cancellation or a reservation may have passed unheard."""
         here = set()
@@ -551,7 +556,7 @@ class Engine:
             running.missed = 0 if running.over or running.reserved.key in keys else running.missed + 1
             if running.missed >= MISSED_LOOKS:
                 self.cancel(running.reserved.key, running.reserved.attempt)
-        strays, self._strays = self._strays & (keys - here - self.orphans), keys - here - self.orphans
+        strays, self._strays = self._strays & (keys - here - self._orphans), keys - here - self._orphans
         if strays:
             log.warning("%d tasks were reserved without a word reaching this worker, and go back", len(strays))
             await tasks.give_back(self.redis, self.id, [(key, None) for key in strays])

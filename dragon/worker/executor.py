@@ -38,7 +38,7 @@ def run(channel: socket.socket, registry: Registry, limits: Limits, result_bytes
 
 
 def serve_async(coroutine: Coroutine[Any, Any, None]) -> None:
-    """Runs on uvloop where there is one: a sleep and a send cost half as much."""
+    """Runs on uvloop where there is one."""
     try:
         import uvloop
     except ImportError:

@@ -180,11 +180,7 @@ class Worker:
             text = f"the worker was lost while it ran the task (attempt {orphan.attempt})"
             line = status.ended(ERROR, error_result(text), timestamp()).line()
             log.error("%s error: lost with worker %s, no attempt left", orphan.key, orphan.worker)
-            self._engine.orphans.add(orphan.key)
-            self._engine.writer.write(
-                Write(orphan.key, orphan.attempt, "error", line),
-                lambda _, key=orphan.key: self._engine.orphans.discard(key),  # type: ignore[misc]
-            )
+            self._engine.end_orphan(Write(orphan.key, orphan.attempt, ERROR, line))
 
     async def _hear_commands(self) -> None:
         """Cancellations, and RQ's own commands to a worker."""

@@ -39,17 +39,19 @@ class Writer:
 
     def write(self, write: Write, then: Callable[[bool], None] | None = None) -> None:
         """Queues a write; `then` is told whether it was accepted."""
-        self._last_progress.pop(write.key, None)
-        self._waiting.append((write, then))
+        self._append(write, then)
         self._wake.set()
-        self.idle.clear()
 
     def write_start(self, write: Write) -> None:
         """Queues the start of a task that is known to be short: it may wait for the end, at most HOLD seconds."""
-        self._waiting.append((write, None))
-        self.idle.clear()
+        self._append(write, None)
         if self._hold is None:
             self._hold = asyncio.get_running_loop().call_later(HOLD, self._end_hold)
+
+    def _append(self, write: Write, then: Callable[[bool], None] | None) -> None:
+        self._last_progress.pop(write.key, None)  # what comes later must not be put in front of this
+        self._waiting.append((write, then))
+        self.idle.clear()
 
     def _end_hold(self) -> None:
         self._hold = None
