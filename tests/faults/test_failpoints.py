@@ -8,8 +8,8 @@ import itertools
 import signal
 import time
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +19,18 @@ import pytest
 import redis
 
 from dragon.config import Config
-from dragon.store import names, scripts
+from dragon.store import scripts
 from tests.auditing import assert_sound
 from tests.faults import failpoints
 from tests.faults.failpoints import Child, Nursery
+from tests.faults.lanes import FINAL, Lane, Stream
 from tests.figures import FULL, note, scale
-from tests.system import MODULES, SECRET, eventually, test_config
+from tests.system import MODULES, eventually, test_config
 
 WITHIN = 15.0  # seconds from a kill to the end of every task
 LANES = scale(6, 8)  # systems side by side, each in a Redis database of its own
 SETTINGS: dict[str, Any] = {} if FULL else {"worker__lease": 1, "worker__heartbeat": 0.2}
 EVERY_KIND = ("step.def", "step.async", "step.file")
-FINAL = ("success", "error")
 
 
 @dataclass(frozen=True)
@@ -48,112 +48,6 @@ class Case:
     @property
     def steps(self) -> str:
         return f"{self.step}:{self.count}"
-
-
-@dataclass
-class Lane:
-    """A system of its own: settings, and processes that are started as the case wants them."""
-
-    config: Config
-    nursery: Nursery
-    children: list[Child] = field(default_factory=list)
-
-    async def start(self, name: str, *arguments: str, steps: str = "") -> Child:
-        """Starts a process and, unless it may stop before it is ready, waits until that is so."""
-        child = self.nursery.start(self.config, name, *arguments, steps=steps)
-        self.children.append(child)
-        if not steps:
-            await self.until_ready(child, name)
-        return child
-
-    async def until_ready(self, child: Child, name: str) -> None:
-        ready = {"server": "listening", "worker": "ready"}[name]
-        await eventually(lambda: ready in child.output or not child.is_alive, 30)
-        assert ready in child.output, f"{name} did not start:\n{child.output}"
-
-    async def worker(self, executors: int = 1) -> Child:
-        return await self.start("worker", "--executors", str(executors))
-
-    async def victim(self, steps: str, name: str = "worker") -> Child:
-        return await self.start(name, *(("--executors", "1") if name == "worker" else ()), steps=steps)
-
-    async def stopped(self, child: Child, step: str) -> int:
-        """Waits until a process has stopped at the step; its pid."""
-        try:
-            pid: int = await eventually(lambda: child.stopped_at(step), 20)
-        except AssertionError:
-            raise AssertionError(f"nothing stopped at {step}:\n{child.output}") from None
-        return pid
-
-    async def end(self, *children: Child) -> None:
-        """SIGTERM, and waits for the end."""
-        for child in children:
-            child.signal(signal.SIGTERM)
-        for child in children:
-            await eventually(lambda child=child: not child.is_alive, 20)
-
-    @contextlib.asynccontextmanager
-    async def session(self) -> AsyncIterator[aiohttp.ClientSession]:
-        url = f"http://127.0.0.1:{self.config.server.port}"
-        timeout = aiohttp.ClientTimeout(total=60)
-        async with aiohttp.ClientSession(url, headers=SECRET, timeout=timeout) as session:
-            yield session
-
-    def tasks(self) -> set[str]:
-        """The keys of all tasks that Redis has."""
-        with redis.Redis.from_url(self.config.redis.url) as client:
-            return {name.decode().removeprefix(names.TASK) for name in client.scan_iter(names.TASK + "*", 1000)}
-
-    def leases_run_out(self) -> bool:
-        with redis.Redis.from_url(self.config.redis.url) as client:
-            return not client.zcount(names.WORKERS, client.time()[0], "+inf")  # type: ignore[index]
-
-
-class Stream:
-    """A client on a stream, that reads as long as there is something to read."""
-
-    def __init__(
-        self, session: aiohttp.ClientSession, path: str, body: dict[str, Any], idempotency_key: str = ""
-    ) -> None:
-        self.lines: list[Any] = []
-        self.is_whole = False
-        headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
-        self._reading = asyncio.ensure_future(self._read(session, path, body, headers))
-
-    async def _read(self, session: aiohttp.ClientSession, path: str, body: Any, headers: dict[str, str]) -> None:
-        with contextlib.suppress(aiohttp.ClientError):
-            async with session.post(path, data=orjson.dumps(body), headers=headers) as response:
-                assert response.status == 200, await response.text()
-                async for line in response.content:
-                    self.lines.append(orjson.loads(line))
-                self.is_whole = True
-
-    async def head(self) -> list[str]:
-        """The keys, when the first line is there."""
-        await eventually(lambda: self.lines or self._reading.done(), 15)
-        assert self.lines, await self._reading
-        return self.keys
-
-    @property
-    def keys(self) -> list[str]:
-        return [status["key"] for status in self.lines[0]] if self.lines else []
-
-    async def over(self, timeout: float) -> None:
-        async with asyncio.timeout(timeout):
-            await self._reading
-
-    def check(self) -> list[dict[str, Any]]:
-        """One final line for each task, as the last of it; nothing goes back. The final statuses, by `keys`."""
-        assert self.is_whole, "the stream was cut"
-        history: dict[str, list[dict[str, Any]]] = {status["key"]: [status] for status in self.lines[0]}
-        for status in self.lines[1:]:
-            history[status["key"]].append(status)
-        order = {"queued": 0, "executing": 1, "success": 2, "error": 2}
-        for statuses in history.values():
-            ranks = [order[status["status"]] for status in statuses]
-            assert ranks == sorted(ranks), f"a status went back: {statuses}"
-            assert ranks.count(2) == 1, f"not exactly one final status: {statuses}"
-        return [statuses[-1] for statuses in history.values()]
 
 
 # ---- what happens around a step: worker, executor, fork server -------------------------------------------------------
@@ -468,13 +362,6 @@ TABLE: dict[str, list[Case]] = {
         Case("server.cancel.after", cancelling, "step.def", 2),
     ],
 }
-
-
-@pytest.fixture(scope="module")
-def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
-    opened = Nursery.open(tmp_path_factory.mktemp("steps"))
-    yield opened
-    opened.close()
 
 
 async def run_case(lane: Lane, case: Case) -> float:
