@@ -209,7 +209,7 @@ class Service:
             raise NotFound("this server does not know the task's name any more")
         url = data["result"][choose_output(task, filename)]
         completed = datetime.fromisoformat(data["events"]["completed"])
-        age = (datetime.now(UTC) - completed).total_seconds()
+        age = max(0.0, (datetime.now(UTC) - completed).total_seconds())  # the worker's clock may be ahead of ours
         return FileAnswer(data["key"], url=url, life=max(0, int(self.config.files.life - age)))
 
     async def _with_details(self, line: bytes) -> bytes:

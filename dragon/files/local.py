@@ -29,7 +29,13 @@ class LocalFiles:
         return cls(config.data_dir / config.files.url.removeprefix("file://"), config.public_url)
 
     def keep(self, key: str, attempt: int, outputs: Sequence[OutputFile]) -> int:
-        folder = self._of(key)
+        try:
+            return self._keep(self._of(key), attempt, outputs)
+        except OSError:
+            self.drop(key, f"{attempt}.partial")  # a disk that is full needs the room
+            raise
+
+    def _keep(self, folder: Path, attempt: int, outputs: Sequence[OutputFile]) -> int:
         partial = folder / f"{attempt}.partial"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
@@ -60,7 +66,7 @@ class LocalFiles:
         except OSError:
             return None
 
-    def drop(self, key: str, attempt: int | None = None) -> None:
+    def drop(self, key: str, attempt: int | str | None = None) -> None:
         folder = self._of(key)
         shutil.rmtree(folder if attempt is None else folder / str(attempt), ignore_errors=True)
         for empty in (folder, folder.parent):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import errno
 import os
 import random
 import secrets
@@ -21,6 +22,9 @@ from dragon.config import Config
 from dragon.errors import TaskError
 from dragon.task import Limits, OutputFile, ParametersError, Registry, Task
 from dragon.worker.messages import Frame, FrameBuffer, Kind, pack
+
+#: What a disk says that cannot take more: not the task's fault, and no secret.
+_DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
 
 Send = Callable[[int, int, bytes], None]
 
@@ -89,7 +93,10 @@ class Reports:
         if not self._has_scratch:
             self._has_scratch = True
             self._send(Kind.SCRATCH, self._order.number, b"")
-            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise ResultError(f"the task's scratch folder cannot be made: {error.strerror}") from error
         return folder
 
     def progress(self, value: Any) -> None:
@@ -143,7 +150,11 @@ def encode_failure(error: BaseException) -> bytes:
         case TaskError():
             return orjson.dumps(error.message) + b"\n"
     reference = secrets.token_hex(4)
-    sentence = str(error) if isinstance(error, ResultError) else "the task failed with an internal error"
+    sentence = "the task failed with an internal error"
+    if isinstance(error, ResultError):
+        sentence = str(error)
+    elif isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+        sentence = f"the task could not write its files: {os.strerror(error.errno)}"
     trace = "".join(traceback.format_exception(error))
     return orjson.dumps(f"{sentence}, reference {reference}") + f"\n[reference {reference}] {trace}".encode(
         errors="replace"

@@ -211,7 +211,7 @@ class Worker:
         """Removes ended tasks, with their files, whose life is over."""
         while True:
             with contextlib.suppress(Unavailable, ResponseError):
-                while keys := await tasks.expired(self._redis, time.time(), SWEEP_COUNT):
+                while keys := await tasks.expired(self._redis, await workers.clock(self._redis), SWEEP_COUNT):
                     for key in keys:
                         await asyncio.to_thread(self._files.drop, key)
                     await tasks.forget(self._redis, keys)
