@@ -26,12 +26,11 @@ from dragon.store.scripts import script
 #: Seconds between two looks: a worker gives a sign of life and looks after the dead once a second.
 PAUSE = 1.5
 #: What one command reads at most, so that it takes Redis a millisecond or so.
-SCAN_COUNT, TASKS_A_TRIP, ENTRIES_A_TRIP, BYTES_A_TRIP = 500, 100, 1000, 256 * 1024
+SCAN_COUNT, TASKS_A_TRIP, ENTRIES_A_TRIP, BYTES_A_TRIP = 500, 100, 500, 256 * 1024
 #: Tasks that are searched for; when even more have been seen in no list twice, that is no accident.
 MOST_SEARCHED = 1000
 
-#: The names of lanes, as the scripts that keep queues fair spell them.
-LANE_MARK, TURNS = "@", "dragon:turns:"  # + QUEUE, list of the accounts that have lanes
+LANE_MARK = "@"  # between the names of a queue and of an account, in the name of that account's lane
 
 Suspicions = dict[Finding, object]  # with what would have changed if anything had happened meanwhile
 T = TypeVar("T")
@@ -303,11 +302,9 @@ class _Look:
             if not attempt.isdecimal() and score > self._now:
                 self._by_rq.add(key)
                 continue
-            if picture is not None and picture.state.phase == "r" and picture.queue == queue:
-                if str(picture.state.attempt) == attempt:
-                    continue
-            elif picture is not None and picture.wip is not None and str(picture.state.attempt) == attempt:
-                continue  # judged with the task
+            is_running = picture is not None and (picture.state.phase, picture.queue) == ("r", queue)
+            if picture is not None and is_running and str(picture.state.attempt) == attempt:
+                continue
             name = names.RQ_WIP + queue
             text = f"{name} lists attempt {attempt} of {key} as running, which is not so"
             evidence = picture.moment if picture is not None else None
@@ -362,19 +359,21 @@ class _Look:
                 await self._judge_lanes(queue, some)
 
     async def _judge_lanes(self, queue: str, accounts: Sequence[str]) -> None:
-        turns = TURNS + queue
-        length, *found = await self._redis.run(script("examine_lanes"), (queue, turns, *accounts))
-        for account, (waiting, count) in zip(accounts, zip(found[::2], found[1::2], strict=True), strict=True):
-            lane = f"{names.RQ_QUEUE}{queue}{LANE_MARK}{account}"
-            if waiting and not length:
-                text = (
-                    f"the lane {lane} has tasks, but {names.RQ_QUEUE}{queue} is empty, so no worker is woken for them"
-                )
-                self._suspect(Finding("lane", lane, f"{text}: create another task in this queue"))
-            if waiting and count != 1:
-                text = f"the lane {lane} has tasks, and its account {count} turns in {turns} instead of one"
-                mend = f"RPUSH {turns} {account}" if count == 0 else f"LREM {turns} {count - 1} {account}"
-                self._suspect(Finding("lane", lane, f"{text}: {mend}"))
+        """Whether each account that waits has its turn, and the queue's own list something to wake workers up."""
+        own, turns = names.RQ_QUEUE + queue, names.TURNS + queue
+        length, account, count, *found = await self._redis.run(script("examine_lanes"), (queue, *accounts))
+        lanes = list(zip(accounts, found[::2], found[1::2], strict=True))
+        evidence = (length, account, *lanes)
+        if any(waiting for _, waiting, _ in lanes):
+            if not length:
+                text = f"{own} is empty while tasks wait in lanes beside it, so no worker is woken for them"
+                self._suspect(Finding("lane", own, f"{text}: start a worker, it mends that within seconds"), evidence)
+            lanes.append(((account or b"").decode(), length, count))
+        for name, waiting, turn_count in lanes:
+            if waiting and turn_count != 1:
+                text = f"tasks of {name} wait in the queue {queue!r}, and it has {turn_count} turns in {turns}, not one"
+                mend = f"LREM {turns} {turn_count - 1} {name}" if turn_count else f"RPUSH {turns} {name}"
+                self._suspect(Finding("lane", turns, f"{text}: {mend}"), evidence)
 
     async def _read_holdings(self) -> None:
         """The sets of keys that workers hold, and the workers' own hashes."""
@@ -400,8 +399,8 @@ class _Look:
                 picture = pictures.get(key)
                 if picture is None:
                     self._suspect(_gone(name, key, f"SREM {name} {key}"))
-                elif picture.state.owner != worker:
-                    text = f"{name} lists {key}, which is not that worker's: take it out (SREM {name} {key})"
+                elif picture.state.phase != "r" or picture.state.owner != worker:
+                    text = f"{name} lists {key}, which that worker does not have: take it out (SREM {name} {key})"
                     self._suspect(Finding("leftover", key, text), picture.moment)
 
     # What outlives tasks

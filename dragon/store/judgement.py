@@ -29,7 +29,10 @@ class Finding:
 
 
 class Picture(NamedTuple):
-    """What Redis said of one task in one moment; None is absent. `places` are lists, once for each time in them."""
+    """What Redis said of one task in one moment; None is absent, or not asked for.
+
+    `is_listed`, `lease` and `wip` are of a task that a worker has; `places` are lists, once for each time in them.
+    """
 
     key: str
     state: State
@@ -107,8 +110,6 @@ def _judge_waiting(picture: Picture) -> Iterator[Finding]:
         text = f"it waits and yet belongs to the worker {picture.state.owner}, so no worker takes it"
         yield Finding("damaged", picture.key, f"{text}: cancel it and create it again")
     yield from _judge_open(picture, "waits")
-    if picture.wip is not None:
-        yield _wip_left(picture.key, picture.state.attempt, picture.queue, "waits")
 
 
 def _judge_reserved(picture: Picture, now: float) -> Iterator[Finding]:
@@ -160,11 +161,6 @@ def _judge_ended(picture: Picture, now: float) -> Iterator[Finding]:
         yield Finding("status", key, f"{text}: delete it (DEL {names.TASK}{key}) and create it again")
     else:
         yield from _judge_rq(picture, now)
-    if picture.wip is not None:
-        yield _wip_left(key, picture.state.attempt, picture.queue, "has ended")
-    if picture.is_listed:
-        name = f"{names.WORKER}{picture.state.owner}:tasks"
-        yield Finding("leftover", key, f"it has ended, but {name} lists it still: take it out (SREM {name} {key})")
     if picture.expires is None and picture.bytes is not None:
         text = f"it has output files, but {names.EXPIRIES} does not list it, so no sweep will remove them"
         yield Finding("life", key, f"{text}: list it (ZADD {names.EXPIRIES} {int(now)} {key}) to have them removed now")
@@ -194,12 +190,6 @@ def _judge_rq(picture: Picture, now: float) -> Iterator[Finding]:
         yield Finding("registry", key, f"{text}, so RQ's tools do not show it; its time to live is not touched by that")
 
 
-def _wip_left(key: str, attempt: int | str, queue: str, does: str) -> Finding:
-    name, member = names.RQ_WIP + queue, f"{key}:{attempt}"
-    text = f"it {does}, but RQ's registry {name} lists its attempt {attempt} as running"
-    return Finding("leftover", key, f"{text}: take it out (ZREM {name} {member})")
-
-
 def judge_places(picture: Picture) -> Iterator[Finding]:
     """Whether a task stands in exactly the lists that it has to stand in; `places` has to be filled."""
     key, main = picture.key, names.RQ_QUEUE + picture.queue
@@ -211,10 +201,14 @@ def judge_places(picture: Picture) -> Iterator[Finding]:
             text = f"it {does}, but stands in {place} as if it waited; a worker that meets it there drops it"
             yield Finding("place", key, f"{text}, or take it out (LREM {place} 0 {key})")
         return
-    if not own & set(places):
+    popped = f"{main}:intermediate"
+    if popped in places and not own & set(places):
+        text = "it waits; a worker of RQ's own has popped it and not begun it, and RQ only fails it, so it is lost"
+        yield Finding("lost", key, f"{text}: put it back (LREM {popped} 0 {key} and RPUSH {main} {key})")
+    elif not own & set(places):
         text = f"it waits, but stands in no list of its queue {picture.queue!r}, so no worker will find it: it is lost"
         yield Finding("lost", key, f"{text}; put it back (RPUSH {main} {key}), or cancel it")
-    for place in sorted(set(places) - own):
+    for place in sorted(set(places) - own - {popped}):
         text = f"it waits, and stands in {place}, which is no list of its queue {picture.queue!r}"
         yield Finding("place", key, f"{text}: take it out (LREM {place} 0 {key})")
     count = sum(place in own for place in places)
