@@ -14,6 +14,7 @@ for i = 3 + count, #ARGV do
   local name = TASK .. key
   local f = redis.call('HMGET', name, 'state', 'facts', 'origin', 'status', 'bytes', 'line')
   local attempt, owner = string.match(f[1] or '', '^(%d+) %d+ r (%S*) %S*$')
+  local is_held = owner ~= nil
   local queue, line = f[3] or '', f[6] or ''
   local places = {}
   for n = 3, 2 + count do
@@ -21,9 +22,9 @@ for i = 3 + count, #ARGV do
   end
   answer[#answer + 1] = {f[1], f[2], f[3], f[4], f[5], string.sub(line, 1, HEAD),
     redis.call('PTTL', name),
-    owner and redis.call('SISMEMBER', WORKER .. owner .. ':tasks', key) or 0,
-    owner and redis.call('ZSCORE', WORKERS, owner),
-    attempt and redis.call('ZSCORE', RQ_WIP .. queue, key .. ':' .. attempt),
+    is_held and redis.call('SISMEMBER', WORKER .. owner .. ':tasks', key) or 0,
+    is_held and redis.call('ZSCORE', WORKERS, owner),
+    is_held and redis.call('ZSCORE', RQ_WIP .. queue, key .. ':' .. attempt),
     redis.call('ZSCORE', RQ_FINISHED .. queue, key),
     redis.call('ZSCORE', RQ_FAILED .. queue, key),
     redis.call('ZSCORE', EXPIRIES, key),
