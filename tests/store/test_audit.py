@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import shutil
 from collections.abc import AsyncIterator, Callable
@@ -14,19 +15,16 @@ import pytest
 
 from dragon.config import Config
 from dragon.connections import Redis
-from dragon.errors import ConfigError
 from dragon.files.audit import filenames
 from dragon.keys import new_key
 from dragon.status import ERROR, SUCCESS, Status, parse_line, timestamp
 from dragon.store import names, tasks, workers
 from dragon.store.audit import Report, audit
-from dragon.store.judgement import Finding
 from dragon.store.scripts import script
 from dragon.store.tasks import NewTask, Reserved, Usage, Write
 from dragon.store.workers import WorkerFacts
 from tests.auditing import assert_sound, describe
-from tests.system import SECRET, System, eventually, test_config
-from tests.waiting import wait_for
+from tests.system import SECRET, System, test_config
 
 OwnSystem = Callable[..., System]
 LIFE = 1000
@@ -133,8 +131,8 @@ BROKEN: dict[str, tuple[list[Command], list[str]]] = {
     "RQ's own worker popped it and died": (
         ["LREM rq:queue:default 0 {waiting}", "RPUSH rq:queue:default:intermediate {waiting}"],
         [
-            "lost | {waiting} | it waits; a worker of RQ's own has popped it and not begun it, and RQ only fails it, so "
-            "it is lost: put it back (LREM rq:queue:default:intermediate 0 {waiting} and "
+            "lost | {waiting} | it waits; a worker of RQ's own has popped it and not begun it, and RQ only fails it, "
+            "so it is lost: put it back (LREM rq:queue:default:intermediate 0 {waiting} and "
             "RPUSH rq:queue:default {waiting})"
         ],
     ),
@@ -164,8 +162,8 @@ BROKEN: dict[str, tuple[list[Command], list[str]]] = {
     "a waiting task is in another queue too": (
         ["RPUSH rq:queue:low {waiting}"],
         [
-            "place | {waiting} | it waits, and stands in rq:queue:low, which is no list of its queue 'default': take it "
-            "out (LREM rq:queue:low 0 {waiting})"
+            "place | {waiting} | it waits, and stands in rq:queue:low, which is no list of its queue 'default': take "
+            "it out (LREM rq:queue:low 0 {waiting})"
         ],
     ),
     "a waiting task is in another account's lane": (
@@ -210,10 +208,10 @@ BROKEN: dict[str, tuple[list[Command], list[str]]] = {
     "the worker's lease is over": (
         ["ZADD dragon:workers 1 w"],
         [
-            "leftover | dragon:workers | the lease of the worker w is over, and nobody has cleaned up after it: start a "
-            "worker, it does that within seconds",
-            "stuck | {reserved} | the worker w has it, whose lease is over, and no other worker has taken over: start a "
-            "worker, it does that within seconds",
+            "leftover | dragon:workers | the lease of the worker w is over, and nobody has cleaned up after it: start "
+            "a worker, it does that within seconds",
+            "stuck | {reserved} | the worker w has it, whose lease is over, and no other worker has taken over: start "
+            "a worker, it does that within seconds",
         ],
     ),
     "the worker's set has lost a task": (
@@ -233,8 +231,8 @@ BROKEN: dict[str, tuple[list[Command], list[str]]] = {
     "the worker's set has a task that waits": (
         ["SADD dragon:worker:w:tasks {waiting}"],
         [
-            "leftover | {waiting} | dragon:worker:w:tasks lists {waiting}, which that worker does not have: take it out "
-            "(SREM dragon:worker:w:tasks {waiting})"
+            "leftover | {waiting} | dragon:worker:w:tasks lists {waiting}, which that worker does not have: take it "
+            "out (SREM dragon:worker:w:tasks {waiting})"
         ],
     ),
     "another worker's set has the task too": (
@@ -247,8 +245,8 @@ BROKEN: dict[str, tuple[list[Command], list[str]]] = {
     "a task is damaged": (
         ["HSET rq:job:{failed} facts nonsense"],
         [
-            "damaged | {failed} | its hash rq:job:{failed} is damaged (state b'1 2 e w ', facts b'nonsense'), so nobody "
-            "can work on it: delete it (DEL rq:job:{failed}) and create the task again"
+            "damaged | {failed} | its hash rq:job:{failed} is damaged (state b'1 2 e w ', facts b'nonsense'), so "
+            "nobody can work on it: delete it (DEL rq:job:{failed}) and create the task again"
         ],
     ),
     "a task has an unknown phase": (
@@ -288,8 +286,8 @@ BROKEN: dict[str, tuple[list[Command], list[str]]] = {
     "RQ takes a task for ended that is not": (
         ["ZADD rq:finished:default 9999999999 {waiting}", "ZADD rq:failed:default 9999999999 {reserved}"],
         [
-            "registry | {reserved} | it is being worked on, but RQ's registry rq:failed:default lists it as ended: take "
-            "it out (ZREM rq:failed:default {reserved})",
+            "registry | {reserved} | it is being worked on, but RQ's registry rq:failed:default lists it as ended: "
+            "take it out (ZREM rq:failed:default {reserved})",
             "registry | {waiting} | it waits, but RQ's registry rq:finished:default lists it as ended: take it out "
             "(ZREM rq:finished:default {waiting})",
         ],
@@ -442,8 +440,8 @@ BROKEN: dict[str, tuple[list[Command], list[str]]] = {
         [
             "idempotency | dragon:idempotency:{idempotency} | dragon:idempotency:{idempotency} answers a repeated "
             "request for ever instead of for a day: EXPIRE dragon:idempotency:{idempotency} 86400",
-            "reuse | dragon:reuse:{reuse} | dragon:reuse:{reuse} names {filed}, which has ended, and has itself no end: "
-            "DEL dragon:reuse:{reuse}",
+            "reuse | dragon:reuse:{reuse} | dragon:reuse:{reuse} names {filed}, which has ended, and has itself no "
+            "end: DEL dragon:reuse:{reuse}",
         ],
     ),
 }
@@ -460,3 +458,245 @@ async def test_a_broken_invariant_is_named_with_what_to_do(house: House, name: s
 
 async def found(house: House) -> list[str]:
     return sorted(f"{one.kind} | {one.name} | {one.sentence}" for one in (await house.audit()).findings)
+
+
+# What lies on the disk
+
+
+async def test_output_folders_are_held_against_redis(house: House) -> None:
+    files = house.config.data_dir / "files"
+    for path in (files / "AA" / NOBODY / "1", files / "lo" / "lost+found"):
+        path.mkdir(parents=True)
+    for name, attempt in (("filed", "2"), ("filed", "1.partial"), ("failed", "1"), ("reserved", "1"), ("waiting", "1")):
+        Path(house.fill(f"{{{name}_folder}}"), attempt).mkdir(parents=True)
+    (files / "a stray file").touch()
+    expected = [
+        "file | {data}/files/AA/{nobody} | {data}/files/AA/{nobody} is of no task that Redis knows, so no sweep will "
+        "remove it: rm -r {data}/files/AA/{nobody}",
+        "file | {data}/files/lo/lost+found | {data}/files/lo/lost+found is of no task that Redis knows, so no sweep "
+        "will remove it: rm -r {data}/files/lo/lost+found",
+        "file | {filed_folder}/2 | {filed_folder}/2 is of a task that has ended, and attempt 1 has won: "
+        "rm -r {filed_folder}/2",
+        "file | {filed_folder}/1.partial | {filed_folder}/1.partial is of a task that has ended, and attempt 1 has "
+        "won: rm -r {filed_folder}/1.partial",
+        "file | {failed_folder}/1 | {failed_folder}/1 is of a task that has ended, and it ended without output files: "
+        "rm -r {failed_folder}/1",
+        # `find` takes the highest attempt, so clients would get the loser's files.
+        "file | {filed} | its result names the output file 'a picture.txt', which is not there, so its clients get a "
+        "404: restore it from a backup, or forget the task (ZADD dragon:expiries 0 {filed})",
+    ]
+    assert await found(house) == sorted(house.fill(line) for line in expected)
+    assert (await house.audit()).files == 6
+
+
+async def test_a_missing_output_file_is_named(house: House) -> None:
+    shutil.rmtree(house.config.data_dir / "files")
+    assert await found(house) == [
+        house.fill(
+            "file | {filed} | its result names the output file 'a picture.txt', which is not there, so its clients get "
+            "a 404: restore it from a backup, or forget the task (ZADD dragon:expiries 0 {filed})"
+        )
+    ]
+
+
+def test_output_files_are_known_by_their_urls_wherever_the_server_was_then() -> None:
+    line = b'{"status":"success","key":"K","events":{},"result":{"a":"https://x/y/files/K/b%20c.txt","n":1,"u":"http://x/files/L/d"}}'
+    assert filenames("K", line) == ["b c.txt"]
+    assert filenames("K", line.replace(b"success", b"error")) == []
+    for other in (b'{"status":"success","result":["/files/K/a"]}', b'{"status":"success"}', b"not JSON", None):
+        assert filenames("K", other) == []
+
+
+async def test_scratch_folders_of_workers_that_do_not_live_are_named(house: House) -> None:
+    scratch = house.config.scratch_dir
+    for name in ("w", "starting", "dead", "very dead"):
+        (scratch / name).mkdir(parents=True)
+    locks = [ScratchLock(scratch / name) for name in ("starting", "dead")]
+    locks[1].close()
+    expected = (
+        "scratch | {path} | {path} is the scratch folder of a worker that does not live: start a worker, it removes "
+        "it, or rm -r {path}"
+    )
+    assert await found(house) == [expected.format(path=scratch / name) for name in ("dead", "very dead")]
+    assert (scratch / "dead").exists(), "the audit only reads"
+    locks[0].close()
+
+
+class ScratchLock:
+    """As a worker holds it; `close` is its death."""
+
+    def __init__(self, folder: Path) -> None:
+        self._descriptor = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR)
+        fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+# What is no finding
+
+
+async def test_jobs_of_others_in_the_same_redis_are_none_of_our_business(house: House) -> None:
+    for command in (
+        "HSET rq:job:theirs origin theirs status queued",
+        "SADD rq:job:theirs:dependents x",
+        "RPUSH rq:queue:theirs theirs gone",
+        "SET rq:queue:theirs:intermediate:first_seen:gone 1",
+        "ZADD rq:wip:theirs +inf theirs:1",
+        "ZADD rq:finished:theirs 9999999999 gone",
+        "SET dragon:account:a:minute:1 1 EX 100",
+        "SET elephant 1",
+    ):
+        await house.redis.command(*command.split(" "))
+    assert await found(house) == []
+    assert (await house.audit()).waiting == 3
+
+
+async def test_what_rqs_own_worker_is_about_to_do_is_no_finding(house: House) -> None:
+    """It pops a task, lists it as started with a deadline, and its horse claims it; at the end RQ follows dragon."""
+    await house.redis.command("LREM", "rq:queue:default", 0, house.keys["waiting"])
+    await house.redis.command("ZADD", "rq:wip:default", 9999999999, house.keys["waiting"] + ":6dd4c1a7")
+    assert await found(house) == []
+    claimed = await tasks.claim(house.redis, house.keys["waiting"], "rq-horse", 60)
+    assert claimed is not None
+    assert await found(house) == []
+
+
+async def test_a_life_that_is_nearly_over_ends_in_any_order(house: House) -> None:
+    """The sweep, Redis and RQ remove the parts of a task within seconds of each other, each when its turn comes."""
+    now = int((await house.redis.command("TIME"))[0])
+    for command in (
+        "EXPIRE rq:job:{failed} 3",
+        "ZREM rq:failed:default {failed}",
+        f"ZADD dragon:expiries {now + 3} {{filed}}",
+        "ZREM rq:finished:default {filed}",
+        f"ZADD rq:finished:default {now + 3} {{nobody}}",
+        "SET dragon:reuse:{reuse} {nobody} EX 3",
+    ):
+        await house.redis.command(*house.fill(command).split(" "))
+    assert await found(house) == []
+
+
+async def test_only_what_two_looks_find_unchanged_is_a_finding(house: House) -> None:
+    """A moment is broken in the first look, mended in the second, or broken again after something has happened."""
+    await house.redis.command("LREM", "rq:queue:default", 0, house.keys["waiting"])
+    await house.redis.command("HINCRBY", names.ACCOUNT + "a", "queued", 1)
+    await house.redis.command("HSET", names.TASK + house.keys["reserved"], "status", "x", "line", "none")
+    looking = asyncio.create_task(house.audit(0.5))
+    await asyncio.sleep(0.25)
+    await house.redis.command("RPUSH", "rq:queue:default", house.keys["waiting"])
+    fields = await house.redis.command("HGET", names.TASK + house.keys["reserved"], "state")
+    state = tasks.State.read(fields)
+    await house.redis.command("HSET", names.TASK + house.keys["reserved"], "state", state._replace(seq=9).field())
+    report = await looking
+    assert report.findings == (), describe(report)
+    assert report.unsettled == ("a",), "its tasks have moved, so its counter may be right"
+    kinds = [finding.kind for finding in (await house.audit()).findings]
+    assert kinds == ["counter", "status"], "at rest both are found"
+
+
+# How it looks
+
+
+async def test_the_scripts_write_nothing(house: House) -> None:
+    """Redis itself refuses writes in EVAL_RO."""
+    keys = list(house.keys.values())
+    arguments: list[str | int] = [1 << 20, 2, "rq:queue:default", "rq:queue:default@b", *keys]
+    _, *answers = await house.redis.command("EVAL_RO", script("examine").source, 0, *arguments)
+    assert len(answers) == len(keys)
+    await house.redis.command("EVAL_RO", script("examine_lanes").source, 0, "default", "a", "b")
+
+
+async def test_an_audit_changes_nothing(house: House) -> None:
+    async def everything() -> dict[bytes, bytes]:
+        keys = await house.redis.command("KEYS", "*")
+        return {key: await house.redis.command("DUMP", key) for key in keys}
+
+    await house.redis.command("SADD", "dragon:worker:w:tasks", NOBODY)
+    before = await everything()
+    assert len(await found(house)) == 1
+    assert await everything() == before
+
+
+async def test_long_lines_are_read_few_at_a_time(house: House) -> None:
+    """The lines of a hundred tasks may be a hundred times eight megabytes: one of them ends a trip."""
+    new = [new_task() for _ in range(20)]
+    await tasks.create(house.redis, "a", new, Usage(), life=LIFE)
+    for task in new:
+        line = task.line[:-1] + b',"progress":"' + b"x" * 100_000 + b'"}'
+        await house.redis.command("HSET", names.TASK + task.key, "line", line)
+    keys = [task.key for task in new]
+    first = await house.redis.run(script("examine"), (256 * 1024, 0, *keys))
+    assert len(first) - 1 == 3
+    report = await house.audit()
+    assert (report.findings, report.waiting) == ((), 23)
+
+
+async def test_a_thousand_broken_tasks_are_a_thousand_findings(house: House) -> None:
+    """More than are searched for one by one; and lists that are longer than one reply."""
+    new = [new_task("low") for _ in range(1300)]
+    await tasks.create(house.redis, "a", new, Usage(), life=LIFE)
+    assert (await house.audit()).findings == ()
+    await house.redis.command("DEL", "rq:queue:low")
+    report = await house.audit()
+    assert {(finding.kind, finding.name) for finding in report.findings} == {("lost", task.key) for task in new}
+
+
+# A system at work
+
+
+async def test_a_system_at_work_has_no_findings_and_is_sound_at_rest(own_system: OwnSystem) -> None:
+    """Two thousand tasks of every kind, cancelled ones and wrong ones among them, while one audit follows the other."""
+    system = own_system(worker__queues=("high", "default", "low"), worker__concurrency=20)
+    system.start_server()
+    system.start_worker("--executors", "2")
+    redis = Redis(system.config.redis.url, 20)
+    definitions: list[dict[str, Any]] = [
+        {"task_name": "hello"},
+        {"task_name": "test.sleep", "seconds": 0.003},
+        {"task_name": "test.async_sleep", "seconds": 0.02},
+        {"task_name": "test.file"},
+        {"task_name": "test.high"},
+        {"task_name": "test.low"},
+        {"task_name": "test.progress", "steps": 2, "delay": 0.002},
+        {"task_name": "test.task_error"},
+        {"task_name": "test.sleep", "wrong": 1},
+        {"task_name": "test.die_once"},
+    ]
+    reports = []
+    async with system.client() as client:
+        await client.run("hello")
+        batches = [asyncio.create_task(client.stream(*definitions * 20)) for _ in range(10)]
+        working = asyncio.gather(*batches)
+        cancelling = asyncio.create_task(_cancel_some(client, redis, working))
+        while not working.done():
+            reports.append(await audit(system.config, redis, pause=0.1))
+        finals = [line for lines in await working for line in lines[1:] if line["status"] in ("success", "error")]
+        cancelled = await cancelling
+    assert [describe(report) for report in reports if not report.is_sound] == []
+    assert any(report.waiting and report.reserved and report.ended for report in reports)
+    assert len(finals) == 2000 - 200, "each but the wrong ones, which have ended in the first line"
+    assert cancelled
+    await redis.close()
+    await assert_sound(system.config)
+
+
+async def _cancel_some(client: Any, redis: Redis, working: asyncio.Future[Any]) -> int:
+    """Cancels whatever stands at the end of a list."""
+    count = 0
+    while not working.done():
+        key = await redis.command("LINDEX", "rq:queue:default", -1)
+        if key is not None:
+            async with client.session.delete(f"/v1/tasks/{key.decode()}", headers=SECRET) as response:
+                count += response.status == 200
+        await asyncio.sleep(0.02)
+    return count
+
+
+async def test_assert_sound_waits_for_rest_and_tells_what_it_found(house: House) -> None:
+    with pytest.raises(AssertionError, match=r"(?s)not sound within 0 s: 3 waiting, 1 reserved, 3 ended"):
+        await assert_sound(house.config, timeout=0)
+    await assert_sound(house.config, timeout=0, at_rest=False)
+    await house.redis.command("RPUSH", "rq:queue:low", NOBODY)
+    with pytest.raises(AssertionError, match=f"leftover {NOBODY}: rq:queue:low lists {NOBODY}, which does not exist"):
+        await assert_sound(house.config, timeout=0, at_rest=False)
