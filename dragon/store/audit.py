@@ -26,12 +26,11 @@ from dragon.store.scripts import script
 #: Seconds between two looks: a worker gives a sign of life and looks after the dead once a second.
 PAUSE = 1.5
 #: What one command reads at most, so that it takes Redis a millisecond or so.
-SCAN_COUNT, TASKS_A_TRIP, ENTRIES_A_TRIP, BYTES_A_TRIP = 500, 100, 1000, 256 * 1024
+SCAN_COUNT, TASKS_A_TRIP, ENTRIES_A_TRIP, BYTES_A_TRIP = 500, 100, 500, 256 * 1024
 #: Tasks that are searched for; when even more have been seen in no list twice, that is no accident.
 MOST_SEARCHED = 1000
 
-#: The names of lanes, as the scripts that keep queues fair spell them.
-LANE_MARK, TURNS = "@", "dragon:turns:"  # + QUEUE, list of the accounts that have lanes
+LANE_MARK = "@"  # between the names of a queue and of an account, in the name of that account's lane
 
 Suspicions = dict[Finding, object]  # with what would have changed if anything had happened meanwhile
 T = TypeVar("T")
@@ -131,16 +130,16 @@ class _Displaced:
 
 @dataclass
 class _Names:
-    """What there is in Redis, by kind; each without its prefix."""
+    """What there is in Redis, by kind; each without its prefix. Sets, since SCAN may name a key twice."""
 
-    queues: list[str] = field(default_factory=list)
-    wips: list[str] = field(default_factory=list)
-    registries: list[str] = field(default_factory=list)  # whole names
-    workers: list[str] = field(default_factory=list)
-    holdings: list[str] = field(default_factory=list)  # workers that have a set of tasks
-    accounts: list[str] = field(default_factory=list)
-    reuses: list[str] = field(default_factory=list)
-    idempotencies: list[str] = field(default_factory=list)
+    queues: set[str] = field(default_factory=set)
+    wips: set[str] = field(default_factory=set)
+    registries: set[str] = field(default_factory=set)  # whole names
+    workers: set[str] = field(default_factory=set)
+    holdings: set[str] = field(default_factory=set)  # workers that have a set of tasks
+    accounts: set[str] = field(default_factory=set)
+    reuses: set[str] = field(default_factory=set)
+    idempotencies: set[str] = field(default_factory=set)
 
     def sort_in(self, name: str) -> None:
         for prefix, found in (
@@ -150,16 +149,16 @@ class _Names:
             (names.IDEMPOTENCY, self.idempotencies),
         ):
             if name.startswith(prefix):
-                found.append(name.removeprefix(prefix))
+                found.add(name.removeprefix(prefix))
                 return
         if name.startswith((names.RQ_FINISHED, names.RQ_FAILED)):
-            self.registries.append(name)
+            self.registries.add(name)
         elif name.startswith(names.WORKER):
             worker = name.removeprefix(names.WORKER)
             found = self.holdings if worker.endswith(":tasks") else self.workers
-            found.append(worker.removesuffix(":tasks"))
+            found.add(worker.removesuffix(":tasks"))
         elif name.startswith(names.ACCOUNT) and ACCOUNT_ID.fullmatch(name.removeprefix(names.ACCOUNT)):
-            self.accounts.append(name.removeprefix(names.ACCOUNT))
+            self.accounts.add(name.removeprefix(names.ACCOUNT))
 
 
 class _Look:
@@ -224,8 +223,9 @@ class _Look:
         async for found in _scan(self._redis, "SCAN"):
             for raw in found:
                 name = raw.decode(errors="replace")
-                if name.startswith(names.TASK):
-                    keys.append(name.removeprefix(names.TASK))
+                key = name.removeprefix(names.TASK)
+                if key != name:
+                    keys += [key] if is_key(key) else []  # else another's RQ job, or what RQ keeps beside one
                 else:
                     self._names.sort_in(name)
             while len(keys) >= TASKS_A_TRIP:
@@ -261,7 +261,7 @@ class _Look:
             self._waiting[key] = self._shared.setdefault(lists, lists)
         elif phase == "r":
             self._reserved[key] = picture
-        if picture.bytes is not None and picture.expires is not None:
+        if picture.bytes is not None and phase == "e":
             account.bytes += picture.bytes
             self._with_files[key] = picture.state.attempt
         if phase != "e":
@@ -295,7 +295,7 @@ class _Look:
                 await self._judge_wip(queue, some)
 
     async def _judge_wip(self, queue: str, entries: Sequence[tuple[str, str, float]]) -> None:
-        pictures = await self._pictures([key for key, _, _ in entries if is_key(key)])
+        pictures = await self._pictures([key for key, _, _ in entries])
         for key, attempt, score in entries:
             picture = pictures.get(key)
             if picture is None and not is_key(key):
@@ -303,24 +303,24 @@ class _Look:
             if not attempt.isdecimal() and score > self._now:
                 self._by_rq.add(key)
                 continue
-            if picture is not None and picture.state.phase == "r" and picture.queue == queue:
-                if str(picture.state.attempt) == attempt:
-                    continue
-            elif picture is not None and picture.wip is not None and str(picture.state.attempt) == attempt:
-                continue  # judged with the task
+            is_running = picture is not None and (picture.state.phase, picture.queue) == ("r", queue)
+            if picture is not None and is_running and str(picture.state.attempt) == attempt:
+                continue
             name = names.RQ_WIP + queue
             text = f"{name} lists attempt {attempt} of {key} as running, which is not so"
             evidence = picture.moment if picture is not None else None
             self._suspect(Finding("leftover", key, f"{text}: take it out (ZREM {name} {key}:{attempt})"), evidence)
 
     async def _pictures(self, keys: Sequence[str]) -> dict[str, Picture]:
-        return {picture.key: picture async for picture, _ in self._examine(keys)}
+        return {picture.key: picture async for picture, _ in self._examine([key for key in keys if is_key(key)])}
 
     async def _read_lists(self) -> None:
         unseen = set(self._waiting)
         misplaced: dict[str, list[str]] = defaultdict(list)  # where they were seen, too
         strangers: dict[str, list[str]] = defaultdict(list)
-        for name in self._names.queues:
+        for name in sorted(self._names.queues):
+            if await self._redis.command("TYPE", names.RQ_QUEUE + name) != b"list":
+                continue  # RQ keeps other things under such names
             first = 0
             while keys := await self._redis.command("LRANGE", names.RQ_QUEUE + name, first, first + ENTRIES_A_TRIP - 1):
                 first += len(keys)
@@ -347,7 +347,7 @@ class _Look:
             for key in some:
                 found = pictures.get(key)
                 if found is None and is_key(key):
-                    self._suspect(_gone(strangers[key][0], key, f"LREM {strangers[key][0]} 0 {key}"))
+                    self._suspect(_gone(strangers[key][0], key, "a worker that meets it drops it, or", "LREM {} 0 {}"))
                 elif found is not None and (found.state.phase != "w" or len(strangers[key]) > 1):
                     self.displaced[key] = _Displaced(found, strangers[key])
 
@@ -362,23 +362,28 @@ class _Look:
                 await self._judge_lanes(queue, some)
 
     async def _judge_lanes(self, queue: str, accounts: Sequence[str]) -> None:
-        turns = TURNS + queue
-        length, *found = await self._redis.run(script("examine_lanes"), (queue, turns, *accounts))
-        for account, (waiting, count) in zip(accounts, zip(found[::2], found[1::2], strict=True), strict=True):
-            lane = f"{names.RQ_QUEUE}{queue}{LANE_MARK}{account}"
-            if waiting and not length:
-                text = (
-                    f"the lane {lane} has tasks, but {names.RQ_QUEUE}{queue} is empty, so no worker is woken for them"
+        """Whether each account that waits has its turn, and the queue's own list something to wake workers up."""
+        own, turns = names.RQ_QUEUE + queue, names.TURNS + queue
+        length, account, count, *found = await self._redis.run(script("examine_lanes"), (queue, *accounts))
+        lanes = list(zip(accounts, found[::2], found[1::2], strict=True))
+        evidence = (length, account, *lanes)
+        if any(waiting for _, waiting, _ in lanes):
+            if not length:
+                text = f"{own} is empty while tasks wait in lanes beside it, so no worker is woken for them"
+                self._suspect(
+                    Finding("lane", own, f"{text}: start a worker of this queue, it mends that within seconds"),
+                    evidence,
                 )
-                self._suspect(Finding("lane", lane, f"{text}: create another task in this queue"))
-            if waiting and count != 1:
-                text = f"the lane {lane} has tasks, and its account {count} turns in {turns} instead of one"
-                mend = f"RPUSH {turns} {account}" if count == 0 else f"LREM {turns} {count - 1} {account}"
-                self._suspect(Finding("lane", lane, f"{text}: {mend}"))
+            lanes.append(((account or b"").decode(), length, count))
+        for name, waiting, turn_count in lanes:
+            if waiting and turn_count != 1:
+                text = f"tasks of {name} wait in the queue {queue!r}, and it has {turn_count} turns in {turns}, not one"
+                mend = f"LREM {turns} {turn_count - 1} {name}" if turn_count else f"RPUSH {turns} {name}"
+                self._suspect(Finding("lane", turns, f"{text}: {mend}"), evidence)
 
     async def _read_holdings(self) -> None:
         """The sets of keys that workers hold, and the workers' own hashes."""
-        for worker in set(self._names.workers) | set(self._names.holdings):
+        for worker in self._names.workers | self._names.holdings:
             if worker not in self.leases and not await self._redis.command("ZSCORE", names.WORKERS, worker):
                 text = f"{names.WORKER}{worker} is of a worker that has no lease, so nobody will clean up after it"
                 mend = f"DEL {names.WORKER}{worker} {names.WORKER}{worker}:tasks"
@@ -399,24 +404,21 @@ class _Look:
             for key in some:
                 picture = pictures.get(key)
                 if picture is None:
-                    self._suspect(_gone(name, key, f"SREM {name} {key}"))
-                elif picture.state.owner != worker:
-                    text = f"{name} lists {key}, which is not that worker's: take it out (SREM {name} {key})"
+                    self._suspect(_gone(name, key, "", "SREM {} {}"))
+                elif picture.state.phase != "r" or picture.state.owner != worker:
+                    text = f"{name} lists {key}, which that worker does not have: take it out (SREM {name} {key})"
                     self._suspect(Finding("leftover", key, text), picture.moment)
 
     # What outlives tasks
 
     async def _read_registries(self) -> None:
         for name in self._names.registries:
-            await self._expect_tasks(name, forget="its entry goes when that task's life would have been over")
+            await self._expect_tasks(name, "the sweep takes it out in time, or", "ZREM {} {}")
 
     async def _read_expiries(self) -> None:
-        await self._expect_tasks(
-            names.EXPIRIES,
-            forget="the sweep removes its files in time, but their bytes stay counted until its account is set right",
-        )
+        await self._expect_tasks(names.EXPIRIES, "the sweep takes it out in time, with its files, or", "ZADD {} 0 {}")
 
-    async def _expect_tasks(self, name: str, forget: str) -> None:
+    async def _expect_tasks(self, name: str, otherwise: str, mend: str) -> None:
         """Whether the tasks exist that a sorted set lists; those whose life is over are the sweep's."""
         first = 0
         while found := await self._redis.command("ZRANGE", name, first, first + ENTRIES_A_TRIP - 1, "WITHSCORES"):
@@ -427,10 +429,10 @@ class _Look:
             if keys and await self._redis.command("EXISTS", *(names.TASK + key for key in keys)) < len(keys):
                 for key in keys:
                     if not await self._redis.command("EXISTS", names.TASK + key):
-                        self._suspect(_gone(name, key, f"{forget}; at once: ZREM {name} {key}"))
+                        self._suspect(_gone(name, key, otherwise, mend))
 
     async def _read_reuses(self) -> None:
-        for digests in _chunks(self._names.reuses, TASKS_A_TRIP):
+        for digests in _chunks(sorted(self._names.reuses), TASKS_A_TRIP):
             values = await self._redis.command("MGET", *(names.REUSE + digest for digest in digests))
             lives = await asyncio.gather(*(self._redis.command("PTTL", names.REUSE + one) for one in digests))
             keys = {digest: value.decode() for digest, value in zip(digests, values, strict=True) if value}
@@ -441,21 +443,22 @@ class _Look:
 
     def _judge_reuse(self, digest: str, key: str, picture: Picture | None, life: int) -> None:
         name = names.REUSE + digest
-        mend = f"the next such request replaces it; at once: DEL {name}"
+        mend = f"DEL {name}"
         if picture is None:
             text = f"{name} names {key} for a request to be answered with, which does not exist"
+            mend = f"the next such request replaces it, or {mend}"
         elif picture.reuse != digest:
             text = f"{name} names {key} for a request to be answered with, which is of another request"
         elif picture.state.phase == "e" and picture.status != "success":
             text = f"{name} names {key} for a request to be answered with, which ended in an error"
         elif picture.state.phase == "e" and life == -1:
-            text, mend = f"{name} names {key}, which has ended, and has itself no end", f"DEL {name}"
+            text = f"{name} names {key}, which has ended, and has itself no end"
         else:
             return
         self._suspect(Finding("reuse", name, f"{text}: {mend}"), picture and picture.moment)
 
     async def _read_idempotencies(self) -> None:
-        for digests in _chunks(self._names.idempotencies, TASKS_A_TRIP):
+        for digests in _chunks(sorted(self._names.idempotencies), TASKS_A_TRIP):
             lives = await asyncio.gather(*(self._redis.command("PTTL", names.IDEMPOTENCY + one) for one in digests))
             for digest, life in zip(digests, lives, strict=True):
                 if life == -1:
@@ -470,7 +473,8 @@ class _Look:
                 if not count:
                     name = channel.decode()
                     text = f"tasks that have not ended are followed over {name}, to which no server listens"
-                    self._suspect(Finding("follower", name, f"{text}: the next status of each of them ends that"))
+                    mend = "nothing to do, the next status of each of them ends that"
+                    self._suspect(Finding("follower", name, f"{text}: {mend}"))
 
     # Files
 
@@ -479,8 +483,10 @@ class _Look:
         await audit_scratch(self._config, self.leases, self._suspect)
 
 
-def _gone(name: str, key: str, mend: str) -> Finding:
-    return Finding("leftover", key, f"{name} lists {key}, which does not exist: {mend}")
+def _gone(name: str, key: str, otherwise: str, mend: str) -> Finding:
+    """An entry for no task: what happens to it by itself, and the command that removes it from `name`."""
+    what_to_do = f"{otherwise} take it out ({mend.format(name, key)})".lstrip()
+    return Finding("leftover", key, f"{name} lists {key}, which does not exist: {what_to_do}")
 
 
 async def examine(
