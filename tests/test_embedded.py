@@ -78,7 +78,7 @@ def test_the_server_takes_every_option_and_listens_on_a_private_socket_only(conf
             "port": "0",
             "save": "",
             "appendonly": "yes",
-            "appendfsync": "everysec",
+            "appendfsync": "no",
             "aof-use-rdb-preamble": "no",
             "maxmemory-policy": "noeviction",
             "hash-max-listpack-value": "1024",

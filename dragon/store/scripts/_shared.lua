@@ -128,6 +128,8 @@ local function finish(task, kind, line, life, bytes, rq_date, with_rq, exc_info)
   set_phase(task, 'e')
   task.seq, task.line, task.final = task.seq + 1, line, true
   unsaved[key] = nil
+  announce(task, true)
+  task.feeds = ''  -- nobody follows what is over
   if with_rq then
     save(task, 'line', line, 'status', ok and 'finished' or 'failed', 'ended_at', rq_date)
     if exc_info ~= '' then redis.call('HSET', TASK .. key, 'exc_info', exc_info) end
@@ -136,7 +138,6 @@ local function finish(task, kind, line, life, bytes, rq_date, with_rq, exc_info)
   else
     save(task, 'line', line)
   end
-  announce(task, true)
   if task.owner ~= '' then later('SREM', WORKER .. task.owner .. ':tasks', key) end
   if bytes >= 0 then
     redis.call('HSET', TASK .. key, 'bytes', bytes)
