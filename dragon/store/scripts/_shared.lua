@@ -108,11 +108,16 @@ local function read(key, whole)
   return known[key]
 end
 
+-- Adds a server to those that follow the task; one that has died since its last line goes.
 local function add_feed(task, feed)
-  if feed ~= '' and not string.find(',' .. task.feeds .. ',', ',' .. feed .. ',', 1, true) then
-    task.feeds = task.feeds == '' and feed or task.feeds .. ',' .. feed
-    save(task)
+  if feed == '' or string.find(',' .. task.feeds .. ',', ',' .. feed .. ',', 1, true) then return end
+  local feeds = {}
+  for other in string.gmatch(task.feeds, '[^,]+') do
+    if redis.call('PUBSUB', 'NUMSUB', FEED .. other)[2] > 0 then table.insert(feeds, other) end
   end
+  table.insert(feeds, feed)
+  task.feeds = table.concat(feeds, ',')
+  save(task)
 end
 
 -- Stores a line as the task's newest and announces it.
