@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 import aiohttp
 import orjson
 
-from tests.system import SECRET, Client
+from tests.system import SECRET, Client, eventually
 
 FINAL = ("success", "error")
 
@@ -62,6 +63,30 @@ async def follow(client: Client, path: str, tasks: Sequence[Any], stream: Stream
             return stream
         stream.complete = True
     return stream
+
+
+class Crowd:
+    """Clients of one create_stream each, all of which have their first line; `streams` is what they have read."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._reading: list[asyncio.Task[Stream]] = []
+        self.streams: list[Stream] = []
+
+    async def open(self, count: int, definitions: Callable[[], list[dict[str, Any]]]) -> None:
+        for _ in range(count):
+            stream = Stream()
+            self.streams.append(stream)
+            self._reading.append(asyncio.create_task(follow(self._client, "/v1/create_stream", definitions(), stream)))
+        await eventually(lambda: all(stream.first for stream in self.streams), 30)
+
+    async def end(self) -> None:
+        """Waits until every stream has ended, or was cut."""
+        await asyncio.gather(*self._reading)
+
+    @property
+    def keys(self) -> list[str]:
+        return [key for stream in self.streams for key in stream.keys]
 
 
 class Mark(NamedTuple):

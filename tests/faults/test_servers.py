@@ -20,7 +20,7 @@ from dragon.store import names
 from dragon.store.tasks import State
 from tests.auditing import assert_sound
 from tests.figures import FULL, note, scale, seeded
-from tests.following import FINAL, Stream, follow
+from tests.following import FINAL, Crowd, Stream, follow
 from tests.system import SECRET, Client, Process, System, eventually
 
 OwnSystem = Callable[..., System]
@@ -32,30 +32,6 @@ async def metric(client: Client, name: str) -> float:
             if line.startswith(f"{name} "):
                 return float(line.split(" ")[1])
     raise AssertionError(f"/metrics has no {name}")
-
-
-class Crowd:
-    """Clients of one create_stream each, all of which have their first line; `streams` is what they have read."""
-
-    def __init__(self, client: Client) -> None:
-        self._client = client
-        self._reading: list[asyncio.Task[Stream]] = []
-        self.streams: list[Stream] = []
-
-    async def open(self, count: int, definitions: Callable[[], list[dict[str, Any]]]) -> None:
-        for _ in range(count):
-            stream = Stream()
-            self.streams.append(stream)
-            self._reading.append(asyncio.create_task(follow(self._client, "/v1/create_stream", definitions(), stream)))
-        await eventually(lambda: all(stream.first for stream in self.streams), 30)
-
-    async def end(self) -> None:
-        """Waits until every stream has ended, or was cut."""
-        await asyncio.gather(*self._reading)
-
-    @property
-    def keys(self) -> list[str]:
-        return [key for stream in self.streams for key in stream.keys]
 
 
 async def come_back(client: Client, keys: list[str]) -> Stream:
