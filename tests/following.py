@@ -89,6 +89,14 @@ class Crowd:
         return [key for stream in self.streams for key in stream.keys]
 
 
+async def statuses_of(client: Client, keys: Sequence[str], **members: Any) -> list[dict[str, Any]]:
+    """As `client.status`, for more keys than one call takes."""
+    found: list[dict[str, Any]] = []
+    for start in range(0, len(keys), 500):
+        found += await client.status(*keys[start : start + 500], **members)
+    return found
+
+
 class Mark(NamedTuple):
     """What `test.mark` has noted: the start or the end of an attempt, in Unix time."""
 

@@ -295,6 +295,12 @@ def gated_file(ctx: Context, gate: str, text: str = "text") -> OneFile:
     return OneFile(output)
 
 
+@task("test.gated_file_once", timeout=120, max_attempts=1)
+def gated_file_once(ctx: Context, gate: str) -> OneFile:
+    """The same, with a single attempt."""
+    return gated_file(ctx, gate)
+
+
 @task("test.mark_twice", timeout=120, max_attempts=2)
 def mark_twice(ctx: Context, path: str, seconds: float = 0.0) -> None:
     """Note the start and the end in a file; two attempts and no more."""

@@ -16,7 +16,7 @@ import pytest
 from dragon.processes import children_of
 from tests.auditing import assert_sound
 from tests.figures import FULL, note, scale, seeded
-from tests.following import follow, marks, starts
+from tests.following import follow, marks, starts, statuses_of
 from tests.system import Client, Process, System, eventually
 
 OwnSystem = Callable[..., System]
@@ -94,7 +94,9 @@ async def test_random_kills_of_workers_and_executors_lose_nothing(own_system: Ow
         assert len(finals) == kills * a_stream
         unlucky = [status for status in finals.values() if status["status"] != "success"]
         assert unlucky == [], "with 50 attempts nobody is that unlucky"
-        assert await client.status(*finals) == list(finals.values()), "a final status is what the stream said"
+        assert await statuses_of(client, list(finals)) == list(finals.values()), (
+            "a final status is what the stream said"
+        )
     await assert_sound(system.config)
     extra = starts(path).total() - len(finals)
     again = repeated_ends(path)

@@ -17,7 +17,7 @@ import pytest
 from dragon.embedded import EmbeddedRedis, find_server
 from tests.auditing import assert_sound
 from tests.figures import note, scale, seeded
-from tests.following import Stream, follow
+from tests.following import Stream, follow, statuses_of
 from tests.system import SECRET, Client, System, running_system, test_config
 
 
@@ -108,10 +108,8 @@ async def _assert_all_end(system: System, load: Load) -> int:
         finals = stream.assert_ended()
         assert {status["status"] for status in finals.values()} == {"success"}
     keys = sorted(load.acknowledged)
-    statuses: list[dict[str, Any]] = []
     async with system.client() as client:
-        for start in range(0, len(keys), 500):
-            statuses += await client.status(*keys[start : start + 500], block=True, timeout=60)
+        statuses = await statuses_of(client, keys, block=True, timeout=60)
     unended = [status for status in statuses if status["status"] != "success"]
     assert unended == [], f"{len(unended)} of {len(keys)}"
     return len(statuses)
