@@ -12,7 +12,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -44,8 +44,11 @@ class RedisConfig(_Section):
     timeout: float = Field(5.0, gt=0)
 
 
+QueueName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]  # as dragon.task has it
+
+
 class WorkerConfig(_Section):
-    queues: tuple[str, ...] = ("high", "default", "low")
+    queues: tuple[QueueName, ...] = ("high", "default", "low")
     executors: int = Field(0, ge=0, le=1024)
     concurrency: int = Field(100, ge=0, le=100_000)
     heartbeat: float = Field(1.0, gt=0)

@@ -12,6 +12,7 @@ import importlib
 import inspect
 import mimetypes
 import pkgutil
+import re
 import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -30,6 +31,7 @@ from dragon.errors import TaskError as TaskError
 __all__ = ["AsyncContext", "Context", "Field", "HttpUrl", "Limits", "OutputFile", "PositiveInt", "TaskError", "task"]
 
 URL_LIMIT = 8192  # characters
+QUEUE_NAME = re.compile(r"[A-Za-z0-9_.-]+", re.ASCII)  # what stands behind an @ is an account's lane
 
 
 def _check_http_url(url: str) -> str:
@@ -310,6 +312,8 @@ def _declare(
     queue: str,
     preload: tuple[str, ...] = (),
 ) -> Task:
+    if not QUEUE_NAME.fullmatch(queue):
+        raise ConfigError(f"task {name!r}: the queue {queue!r} must have letters, digits, '_', '-' and '.' only")
     hints = typing.get_type_hints(function, include_extras=True)
     signature = inspect.signature(function)
     members: dict[str, Any] = {}

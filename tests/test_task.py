@@ -221,6 +221,12 @@ def test_a_parameter_without_a_type_is_refused() -> None:
         _declare("bad", bad, timeout=1, max_attempts=1, queue="q")
 
 
+@pytest.mark.parametrize("queue", ["", "a@b", "a b", "ä"])
+def test_a_queue_with_other_characters_is_refused(queue: str) -> None:
+    with pytest.raises(ConfigError, match="the queue"):
+        _declare("w", waiting, timeout=1, max_attempts=1, queue=queue)
+
+
 def test_loading_takes_the_tasks_of_the_named_modules_only() -> None:
     load_tasks(("tests.sample_tasks",))
     registry = load_tasks(("tasks",))

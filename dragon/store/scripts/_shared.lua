@@ -92,6 +92,77 @@ local function commit()
   publish()
 end
 
+-- Where waiting tasks stand: queues are fair across accounts. The RQ list of a queue holds one account's tasks; while they
+-- wait, those of others wait in lanes beside it, lists of their own (QUEUE@ACCOUNT), from which workers take in turns.
+-- The own list is never empty while there are lanes: the next one takes its place. So with one account, and whenever
+-- nothing waits, there are none, and a worker that waits for the own list misses nothing.
+
+local pushed = {}  -- lists that get something with `commit`
+
+local function is_there(list)
+  return pushed[list] or redis.call('EXISTS', list) == 1
+end
+
+local function lane_of(queue, account)
+  return RQ_QUEUE .. queue .. '@' .. account
+end
+
+-- Puts the next lane in the place of the queue's own list, if that one is empty. One account alone needs no turns.
+local function promote(queue)
+  local own, turns = RQ_QUEUE .. queue, TURNS .. queue
+  if not is_there(own) then redis.call('LREM', turns, 0, redis.call('GET', LANE .. queue) or '') end
+  while not is_there(own) do
+    local account = redis.call('LPOP', turns)
+    if not account then return end
+    local lane = lane_of(queue, account)
+    if redis.call('EXISTS', lane) == 1 then
+      redis.call('RENAME', lane, own)
+      redis.call('SREM', RQ_QUEUES, lane)
+      redis.call('SET', LANE .. queue, account)
+      redis.call('LPUSH', turns, account)  -- it keeps its turn
+    end
+  end
+  if redis.call('LLEN', turns) == 1 then redis.call('DEL', turns) end
+end
+
+-- A task has left its list other than by its turn.
+local function leave_lane(queue, account)
+  local lane = lane_of(queue, account)
+  if redis.call('EXISTS', lane) == 0 and redis.call('SREM', RQ_QUEUES, lane) == 1 then
+    redis.call('LREM', TURNS .. queue, 0, account)
+  end
+  promote(queue)
+end
+
+local NOBODY = '-'  -- in place of an account: what RQ's own commands have put into an empty list
+
+local own_accounts = {}  -- queue -> the account whose tasks stand in the own list, once that is settled in this script
+
+local function settle_own_account(queue, account)
+  promote(queue)
+  local own = redis.call('GET', LANE .. queue)
+  local settled = is_there(RQ_QUEUE .. queue) and (own or NOBODY) or account
+  if settled ~= own then redis.call('SET', LANE .. queue, settled) end
+  own_accounts[queue] = settled
+  pushed[RQ_QUEUE .. queue] = true
+end
+
+-- The list that an account's task is to be put into.
+local function list_for(queue, account)
+  if not own_accounts[queue] then settle_own_account(queue, account) end
+  local own, lane = own_accounts[queue], lane_of(queue, account)
+  if own == account then return RQ_QUEUE .. queue end
+  if not is_there(lane) then
+    local turns = TURNS .. queue
+    if redis.call('EXISTS', turns) == 0 then redis.call('RPUSH', turns, own) end
+    redis.call('LREM', turns, 0, account)
+    redis.call('RPUSH', turns, account)
+    redis.call('SADD', RQ_QUEUES, lane)
+  end
+  pushed[lane] = true
+  return lane
+end
+
 local known = {}
 
 -- The task as a table, nil when there is none. `whole`: with what its execution needs.
@@ -166,7 +237,7 @@ local function requeue(task, uncount)
   set_phase(task, 'w')
   save(task, 'status', 'queued')
   redis.call('PERSIST', TASK .. key)
-  redis.call('LPUSH', RQ_QUEUE .. task.queue, key)
+  redis.call('LPUSH', list_for(task.queue, task.account), key)
 end
 
 -- Gives a queued task to a worker: its attempt is counted from here. What follows are more fields and their values.
