@@ -253,3 +253,57 @@ def scratch(ctx: Context) -> str:
     """Leave a file in the scratch folder and tell where that is."""
     (ctx.scratch / "left").write_text("x")
     return str(ctx.scratch)
+
+
+def _mark(path: str, ctx: Context | AsyncContext, what: str) -> None:
+    """One line a start or an end; a line this short is appended as a whole, whoever else writes."""
+    with Path(path).open("a") as file:
+        file.write(f"{ctx.key} {ctx.attempt} {what} {time.time()}\n")
+
+
+@task("test.mark", timeout=120, max_attempts=50)
+def mark(ctx: Context, path: str, seconds: float = 0.0, reports: int = 0) -> int:
+    """Note the start and the end in a file, and report progress in between."""
+    _mark(path, ctx, "start")
+    for step in range(reports):
+        time.sleep(seconds / (reports + 1))
+        ctx.progress(step)
+    time.sleep(seconds / (reports + 1))
+    _mark(path, ctx, "end")
+    return ctx.attempt
+
+
+@task("test.async_mark", timeout=120, max_attempts=50)
+async def async_mark(ctx: AsyncContext, path: str, seconds: float = 0.0, reports: int = 0) -> int:
+    """The same, in an `async def` task."""
+    _mark(path, ctx, "start")
+    for step in range(reports):
+        await asyncio.sleep(seconds / (reports + 1))
+        ctx.progress(step)
+    await asyncio.sleep(seconds / (reports + 1))
+    _mark(path, ctx, "end")
+    return ctx.attempt
+
+
+@task("test.gated_file", timeout=120, max_attempts=10)
+def gated_file(ctx: Context, gate: str, text: str = "text") -> OneFile:
+    """Wait until a file is there, then write an output file."""
+    while not Path(gate).exists():
+        time.sleep(0.01)
+    output = ctx.output_file("output", ".txt")
+    output.path.write_text(text)
+    return OneFile(output)
+
+
+@task("test.gated_file_once", timeout=120, max_attempts=1)
+def gated_file_once(ctx: Context, gate: str) -> OneFile:
+    """The same, with a single attempt."""
+    return gated_file(ctx, gate)
+
+
+@task("test.mark_twice", timeout=120, max_attempts=2)
+def mark_twice(ctx: Context, path: str, seconds: float = 0.0) -> None:
+    """Note the start and the end in a file; two attempts and no more."""
+    _mark(path, ctx, "start")
+    time.sleep(seconds)
+    _mark(path, ctx, "end")

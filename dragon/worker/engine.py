@@ -43,6 +43,8 @@ SMOOTHING = 0.2  # weight of the newest duration in a task name's average
 KIND_LOOK = 0.25  # seconds between two looks past tasks of one kind (`def`, `async def`) for the other kind behind them
 TIMEOUT_CHECK = 0.1  # seconds between two looks for tasks that take too long
 FinalKind = Literal["success", "error"]
+MOST_STILLBORN = 5  # executors in a row that ended before they were ready: the next will not do better
+STILLBORN_PAUSE = 0.2  # seconds until another is started, times their number
 MISSED_LOOKS = 2  # signs of life in a row that do not list a task, until it counts as taken away
 
 
@@ -111,6 +113,7 @@ class Engine:
         self._ahead_blind_until = {False: 0.0, True: 0.0}  # the same for tasks to take ahead
         self._timeout_check: asyncio.TimerHandle | None = None
         self._background: set[asyncio.Task[Any]] = set()
+        self._stillborn = 0  # executors in a row that ended before they were ready
 
     async def start(self) -> None:
         """Starts the fork server and the executors. Raises ConfigError when the tasks cannot be imported."""
@@ -313,6 +316,9 @@ class Engine:
             self._free(executor, number, running)
         elif kind == Kind.SCRATCH:
             executor.scratched.add(number)
+        elif kind == Kind.READY:
+            executor.is_ready = True
+            self._stillborn = 0
         if running is None or running.over or running.executor is not executor:
             return
         if kind == _RESULT:
@@ -371,6 +377,7 @@ class Engine:
             result, size = await asyncio.to_thread(keep_outputs, self._files, reserved.key, reserved.attempt, payload)
         except OSError as error:
             log.exception("%s error: its output files cannot be stored", reserved.key)
+            await asyncio.to_thread(self._files.drop, reserved.key, reserved.attempt)  # what there is of them
             reason = error.strerror or type(error).__name__
             self._end(running, ERROR, error_result(f"the output files cannot be stored: {reason}"))
         else:
@@ -411,9 +418,13 @@ class Engine:
 
     def _after_end(self, running: Running, accepted: bool, *, has_files: bool) -> None:
         self.running.pop(running.number, None)
-        if not accepted and has_files:
-            reserved = running.reserved
-            self._in_background(asyncio.to_thread(self._files.drop, reserved.key, reserved.attempt))
+        reserved = running.reserved
+        if not accepted:
+            if has_files:
+                self._in_background(asyncio.to_thread(self._files.drop, reserved.key, reserved.attempt))
+        elif reserved.attempt > 1 and running.facts.outputs:
+            # A worker that was killed between storing its files and saying so has left them.
+            self._in_background(asyncio.to_thread(self._files.drop_others, reserved.key, reserved.attempt))
 
     def _drop(self, running: Running) -> None:
         """Somebody else decided this task's outcome: forget it."""
@@ -520,33 +531,55 @@ class Engine:
     async def _replace(self, executor: Executor) -> None:
         """A new executor for a lost one; its tasks are retried or given back."""
         had_tasks = bool(executor.numbers)
+        is_stillborn = not executor.is_ready and not executor.was_killed
         try:
             async with asyncio.timeout(2):
                 cause = await asyncio.shield(executor.ended)
         except TimeoutError:
             cause = "for an unknown reason"
-        if not had_tasks and not executor.was_killed:
+        if is_stillborn:
+            self._count_stillborn(cause)
+        elif not had_tasks and not executor.was_killed:
             log.warning("an idle executor has ended (%s); starting another", cause)
             await asyncio.sleep(0.2)
         found = [self.running[number] for number in executor.numbers if number in self.running]
         found = [running for running in found if not running.over]
         # Of a `def` executor only the task that had started can be the cause; when we killed it ourselves, none is.
-        blamed = [] if executor.was_killed else [running for running in found if running.started]
+        is_blameless = executor.was_killed or is_stillborn
+        blamed = [] if is_blameless else [running for running in found if running.started]
         for scratch in executor.numbers.values():
             self._remove_scratch(scratch)
-        self._executors.append(await self.pool.fork(is_async=executor.is_async))
+        if not is_stillborn:
+            self._executors.append(await self.pool.fork(is_async=executor.is_async))
         others = [running for running in found if running not in blamed]
         if others:
             await self._give_back(others)
         for running in blamed:
             await self._retry(running, cause)
+        if is_stillborn:
+            await asyncio.sleep(STILLBORN_PAUSE * self._stillborn)
+            if self.stopping or self.pool.failed.done():
+                return
+            self._executors.append(await self.pool.fork(is_async=executor.is_async))
         self._send_backlogs()
         self.places_freed.set()
+
+    def _count_stillborn(self, cause: str) -> None:
+        """No task is to blame for an executor that never was ready, and none of them may pay for it with an attempt."""
+        self._stillborn += 1
+        log.warning("an executor has ended before it was ready (%s), %d in a row", cause, self._stillborn)
+        if self._stillborn >= MOST_STILLBORN:
+            self.pool.give_up(f"{self._stillborn} executors in a row have ended before they were ready ({cause})")
 
     def end_orphan(self, write: Write) -> None:
         """Writes the end of a dead worker's task: until then Redis lists it as this worker's, which does not run it."""
         self._orphans.add(write.key)
-        self.writer.write(write, lambda _accepted: self._orphans.discard(write.key))
+        self.writer.write(write, lambda accepted: self._after_orphan(write.key, accepted))
+
+    def _after_orphan(self, key: str, accepted: bool) -> None:
+        self._orphans.discard(key)
+        if accepted:  # its worker may have stored files, and was killed before it could say so
+            self._in_background(asyncio.to_thread(self._files.drop, key))
 
     async def check_ownership(self, keys: set[str]) -> None:
         """Compares with what Redis says is this worker's: a cancellation or a reservation may have passed unheard."""

@@ -169,6 +169,7 @@ class _SyncExecutor:
         self._frames: deque[Frame] = deque()
 
     def serve(self) -> None:
+        self._send(Kind.READY, 0, b"")
         while (frame := self._next(Kind.RUN)) is not None:
             self._run(Order.read(frame[1], frame[2]))
 
@@ -241,6 +242,7 @@ class _AsyncExecutor:
 
     async def serve(self) -> None:
         reader, self._writer = await asyncio.open_connection(sock=self._channel)
+        self._send(Kind.READY, 0, b"")
         buffer = FrameBuffer()
         while data := await reader.read(65536):
             for kind, number, payload in buffer.feed(data):

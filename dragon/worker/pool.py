@@ -54,6 +54,7 @@ class Executor(asyncio.Protocol):
         self._transport: asyncio.Transport
         self.is_lost = False
         self.was_killed = False  # by us
+        self.is_ready = False  # it has said so
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
@@ -106,7 +107,7 @@ class Pool:
         self._by_pid: dict[int, Executor] = {}
         self._forked: list[Executor] = []  # asked for, pid not yet known; answers come in order
         self._watching: asyncio.Task[None]
-        self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.failed: asyncio.Future[str] = asyncio.get_running_loop().create_future()  # why no executor can be had
 
     async def start(self) -> dict[str, TaskFacts]:
         """Starts the fork server and returns the tasks that it imported. Raises ConfigError when it could not."""
@@ -190,8 +191,12 @@ class Pool:
                     ended.close()
         for pid in self._by_pid:
             kill_group(pid)  # the fork server was killed: nobody else would end what its executors started
+        self.give_up("the fork server is gone, so no executor can be started any more")
+
+    def give_up(self, reason: str) -> None:
+        """From here on, no executors: whoever waits for `failed` hears why."""
         if not self.failed.done():
-            self.failed.set_result(None)
+            self.failed.set_result(reason)
 
 
 def safe_environment(environ: Mapping[str, str]) -> dict[str, str]:

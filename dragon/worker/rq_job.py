@@ -134,6 +134,10 @@ class _Horse:
             log.error("%s failed %s", execution.reserved.key, trace.decode(errors="replace"))
         execution.end(ERROR, result, -1)
 
+    def drop_files(self, reserved: Reserved) -> None:
+        """Another has the task by now: the files of this attempt are nobody's."""
+        self._files.drop(reserved.key, reserved.attempt)
+
     def write(self, write: Write) -> bool:
         life = self._config.files.life
         return self.call(tasks.update(self._redis, self._owner, [write], life=life, with_rq=False))[0]
@@ -154,12 +158,13 @@ class _Execution:
         self._status = self._status.reported(progress, payload if kind == Kind.PARTIAL else None)
         self.report(EXECUTING)
 
-    def report(self, kind: tasks.WriteKind, size: int = -1) -> None:
-        self._horse.write(Write(self.reserved.key, self.reserved.attempt, kind, self._status.line(), size))
+    def report(self, kind: tasks.WriteKind, size: int = -1) -> bool:
+        return self._horse.write(Write(self.reserved.key, self.reserved.attempt, kind, self._status.line(), size))
 
     def end(self, kind: tasks.WriteKind, result: bytes, size: int) -> None:
         self._status = self._status.ended(kind, result, timestamp())
-        self.report(kind, size)
+        if not self.report(kind, size) and size >= 0:
+            self._horse.drop_files(self.reserved)
 
 
 class _Context(Reports):

@@ -179,11 +179,16 @@ local function read(key, whole)
   return known[key]
 end
 
+-- Adds a server to those that follow the task; one that has died since its last line goes.
 local function add_feed(task, feed)
-  if feed ~= '' and not string.find(',' .. task.feeds .. ',', ',' .. feed .. ',', 1, true) then
-    task.feeds = task.feeds == '' and feed or task.feeds .. ',' .. feed
-    save(task)
+  if feed == '' or string.find(',' .. task.feeds .. ',', ',' .. feed .. ',', 1, true) then return end
+  local feeds = {}
+  for other in string.gmatch(task.feeds, '[^,]+') do
+    if redis.call('PUBSUB', 'NUMSUB', FEED .. other)[2] > 0 then table.insert(feeds, other) end
   end
+  table.insert(feeds, feed)
+  task.feeds = table.concat(feeds, ',')
+  save(task)
 end
 
 -- Stores a line as the task's newest and announces it.
@@ -199,6 +204,8 @@ local function finish(task, kind, line, life, bytes, rq_date, with_rq, exc_info)
   set_phase(task, 'e')
   task.seq, task.line, task.final = task.seq + 1, line, true
   unsaved[key] = nil
+  announce(task, true)
+  task.feeds = ''  -- nobody follows what is over
   if with_rq then
     save(task, 'line', line, 'status', ok and 'finished' or 'failed', 'ended_at', rq_date)
     if exc_info ~= '' then redis.call('HSET', TASK .. key, 'exc_info', exc_info) end
@@ -207,7 +214,6 @@ local function finish(task, kind, line, life, bytes, rq_date, with_rq, exc_info)
   else
     save(task, 'line', line)
   end
-  announce(task, true)
   if task.owner ~= '' then later('SREM', WORKER .. task.owner .. ':tasks', key) end
   if bytes >= 0 then
     redis.call('HSET', TASK .. key, 'bytes', bytes)
