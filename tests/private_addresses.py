@@ -212,13 +212,14 @@ REFUSED_URLS = [
 
 
 @contextlib.contextmanager
-def canary() -> Iterator[tuple[int, Callable[[], int]]]:
-    """Listens on one port of 127.0.0.1, 127.0.0.2 and ::1; counts who connects, even without a word."""
+def canary(
+    port: int = 0, hosts: tuple[str, ...] = ("127.0.0.1", "127.0.0.2", "::1")
+) -> Iterator[tuple[int, Callable[[], int]]]:
+    """Listens on one port of several addresses; gives the port, and what counts who connected, even without a word."""
     with contextlib.ExitStack() as stack:
         sockets: list[socket.socket] = []
-        port = 0
-        for family, host in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET, "127.0.0.2"), (socket.AF_INET6, "::1")):
-            listening = stack.enter_context(socket.socket(family))
+        for host in hosts:
+            listening = stack.enter_context(socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET))
             listening.bind((host, port))
             port = listening.getsockname()[1]
             listening.listen()
