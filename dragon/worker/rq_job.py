@@ -22,7 +22,7 @@ from dragon.embedded import redis_url
 from dragon.errors import TaskError, Unavailable
 from dragon.fetch import Fetcher
 from dragon.files import Files, open_files
-from dragon.status import ERROR, EXECUTING, SUCCESS, Status, parse_line, timestamp
+from dragon.status import ERROR, EXECUTING, QUEUED, SUCCESS, Status, parse_line, timestamp
 from dragon.store import tasks, workers
 from dragon.store.tasks import Reserved, Write
 from dragon.task import Limits, load_tasks
@@ -145,7 +145,11 @@ class _Execution:
     def __init__(self, horse: _Horse, reserved: Reserved) -> None:
         self._horse = horse
         self.reserved = reserved
-        self._status: Status = parse_line(reserved.line).executing(timestamp())
+        try:
+            status = parse_line(reserved.line, reserved.key)
+        except ValueError:
+            status = Status(QUEUED, reserved.key, timestamp())  # damaged; what it does is written all the same
+        self._status: Status = status.executing(timestamp())
 
     def on_frame(self, kind: int, _number: int, payload: bytes) -> None:
         if kind == Kind.SCRATCH:
