@@ -16,6 +16,8 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
+from rq.job import Job
+
 from dragon.config import Config, load_config
 from dragon.connections import Redis
 from dragon.embedded import redis_url
@@ -39,6 +41,22 @@ T = TypeVar("T")
 
 class TaskFailed(Exception):
     """Raised after the task's error status has been written, so that RQ too counts the job as failed."""
+
+
+#: What RQ's worker reads of a task's hash to run it and to show it. Left out: `data`, callbacks, webhooks,
+#: dependencies, repetitions, retries, and whatever else could name code or make more jobs.
+_KEPT = frozenset(
+    {b"created_at", b"description", b"ended_at", b"enqueued_at", b"exc_info", b"failure_ttl", b"last_heartbeat"}
+    | {b"origin", b"result_ttl", b"started_at", b"status", b"timeout", b"worker_name"}
+)
+
+
+class TaskJob(Job):
+    """RQ's job, for `rq worker --job-class`: whatever its hash says, it is a call of `run` with its own key."""
+
+    def restore(self, raw_data: Any) -> Any:
+        kept = {name: value for name, value in raw_data.items() if name in _KEPT}
+        return super().restore(kept | {b"data": self.serializer.dumps((f"{__name__}.run", None, [self.id], {}))})
 
 
 def run(key: str) -> None:

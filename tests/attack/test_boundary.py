@@ -6,6 +6,8 @@ import asyncio
 import os
 import pickle
 import random
+import subprocess
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -15,10 +17,11 @@ import orjson
 import pytest
 import redis
 
+from dragon.config import ROOT
 from dragon.keys import new_key
 from dragon.store import names
-from tests.figures import note, scale, seeded
-from tests.system import Process, System, eventually
+from tests.figures import FULL, note, scale, seeded
+from tests.system import Process, System, environment, eventually
 
 OwnSystem = Callable[..., System]
 Hash = dict[str, Any]
@@ -394,3 +397,63 @@ async def test_names_planted_in_the_books_reach_no_file_and_stop_no_sweep(
         assert sorted(path.name for path in treasure.iterdir()) == ["gold"]
         check_unhurt(system, server, worker)
     note("boundary", f"{len(members)} planted names of what is to be swept", "no file outside the store touched")
+
+
+def start_rq_worker(system: System, *options: str) -> Process:
+    """RQ's own worker, until the queue is empty."""
+    log = system.config.data_dir / f"rq-{len(system.processes)}.log"
+    rq = str(Path(sys.executable).parent / "rq")
+    command = [rq, "worker", "--burst", "-u", system.config.redis.url, "-S", "rq.serializers.JSONSerializer"]
+    # RQ's worker imports what is on its path, and ROOT is where it finds dragon.
+    path = {"PYTHONPATH": str(ROOT)}
+    with log.open("wb") as file:
+        popen = subprocess.Popen(
+            [*command, *options, "default"], cwd=ROOT, env=environment(system.config) | path, stdout=file, stderr=file
+        )
+    process = Process(popen, log)
+    system.processes.append(process)
+    return process
+
+
+#: What RQ's own worker would do for whoever can write to Redis; the rest of BELIEVED stops it, which is RQ's to mend.
+TO_RQ = [
+    "a pickled call",
+    "a pickle that calls when it is loaded",
+    "another function",
+    "a success callback",
+    "a failure callback",
+    "webhooks",
+    "repetitions",
+    "retries",
+    "no data",
+    "dependencies",
+]
+
+
+@pytest.mark.parametrize(
+    "options", [["--job-class", "dragon.worker.rq_job.TaskJob"], []], ids=["dragons job", "rqs job"]
+)
+async def test_rqs_own_worker_runs_dragons_tasks_only_with_dragons_job_class(
+    own_system: OwnSystem, mark: Path, options: list[str]
+) -> None:
+    """Without it RQ does what a job says: that is why docs/deploy-redis.md names the class."""
+    system = own_system()
+    system.start_server()
+    plants = TO_RQ if options and FULL else TO_RQ[:4] if options else ["another function"]
+    with redis.Redis.from_url(system.config.redis.url) as connection:
+        async with system.client() as client:
+            ground = Ground(system, connection, seeded())
+            created = await client.create(*[{"task_name": "hello"}] * len(plants))
+            for status, what in zip(created, plants, strict=True):
+                ground.change(status["key"], BELIEVED[what], what)
+            worker = start_rq_worker(system, *options)
+            assert await asyncio.to_thread(worker.popen.wait, 50) == 0, worker.output
+            statuses = await client.status(*ground.planted)
+            if options:
+                assert [status["status"] for status in statuses] == ["success"] * len(plants), worker.output
+                assert connection.llen(names.RQ_QUEUE + "default") == 0
+                assert connection.zcard(names.RQ + ":scheduled:default") == 0
+    assert mark.exists() != bool(options), "the class is no guard" if options else "RQ has changed: say so in the docs"
+    if options:
+        done = f"{len(plants)} planted jobs, RQ's own worker with dragon's job class"
+        note("boundary", done, "nothing imported but dragon's entry, nothing run but tasks")
