@@ -123,7 +123,11 @@ class Service:
             if answer.final:
                 return answer.line
             seq = answer.seq
-            line = parse_line(answer.line).ended(ERROR, CANCELLED, timestamp()).line()
+            try:
+                present = parse_line(answer.line, key)
+            except ValueError:
+                raise NotFound("unknown task key") from None  # what stands there is not dragon's
+            line = present.ended(ERROR, CANCELLED, timestamp()).line()
 
     def check_filename(self, task_name: str, filename: str | None) -> None:
         """Raises FilenameError when the task can have no output file of that name; unknown tasks fail later."""
@@ -198,16 +202,19 @@ class Service:
         return self._file_answer(status, filename, task_name)
 
     def _file_answer(self, status: bytes, filename: str | None, task_name: str) -> FileAnswer:
-        data = orjson.loads(status)
-        if data["status"] == ERROR:
-            return FileAnswer(data["key"], failed=status)
-        if data["status"] != "success":
-            return FileAnswer(data["key"])
-        task = self.registry.get(task_name)
-        if task is None:
-            raise NotFound("this server does not know the task's name any more")
-        url = data["result"][choose_output(task, filename)]
-        completed = datetime.fromisoformat(data["events"]["completed"])
+        try:
+            data = orjson.loads(status)
+            if data["status"] == ERROR:
+                return FileAnswer(data["key"], failed=status)
+            if data["status"] != "success":
+                return FileAnswer(data["key"])
+            task = self.registry.get(task_name)
+            if task is None:
+                raise NotFound("this server does not know the task's name any more")
+            url = str(data["result"][choose_output(task, filename)])
+            completed = datetime.fromisoformat(data["events"]["completed"])
+        except (ValueError, TypeError, LookupError):
+            raise NotFound("unknown task key") from None  # what stands in Redis is not dragon's
         age = (datetime.now(UTC) - completed).total_seconds()
         return FileAnswer(data["key"], url=url, life=max(0, int(self.config.files.life - age)))
 

@@ -84,6 +84,8 @@ class LocalFiles:
                 break
 
     def _of(self, key: str) -> Path:
+        if not is_key(key):  # it may come from Redis, and what is named here is moved and removed
+            raise ValueError(f"{key[:100]!r} is not a task key")
         return self._folder / key[:2] / key
 
 

@@ -25,7 +25,7 @@ from dragon.connections import Redis, insist
 from dragon.errors import TaskError
 from dragon.fetch import Fetcher
 from dragon.files import Files
-from dragon.status import CANCELLED, ERROR, EXECUTING, SUCCESS, Status, error_result, parse_line, timestamp
+from dragon.status import CANCELLED, ERROR, EXECUTING, QUEUED, SUCCESS, Status, error_result, parse_line, timestamp
 from dragon.store import tasks
 from dragon.store.tasks import Reserved, Write
 from dragon.worker.messages import Frame, Kind
@@ -69,13 +69,15 @@ class Running:
         "status",
     )
 
-    def __init__(self, number: int, reserved: Reserved, facts: TaskFacts, scratch: str, estimate: float) -> None:
+    def __init__(
+        self, number: int, reserved: Reserved, status: Status, facts: TaskFacts, scratch: str, estimate: float
+    ) -> None:
         self.number = number
         self.reserved = reserved
         self.facts = facts
         self.scratch = scratch
         self.estimate = estimate  # seconds that it is expected to run
-        self.status: Status = parse_line(reserved.line)
+        self.status = status
         self.executor: Executor | None = None
         self.started = 0.0  # monotonic seconds; 0: not yet
         self.has_scratch = False  # known when its executor is through with it
@@ -231,8 +233,16 @@ class Engine:
         scratch = f"{self._scratch}/{reserved.key}.{reserved.attempt}"
         known = facts or TaskFacts(reserved.name, False, 0, ())
         estimate = self._durations.get(reserved.name, UNKNOWN_DURATION)
-        running = Running(self._last_number, reserved, known, scratch, estimate)
+        try:
+            status, damage = parse_line(reserved.line, reserved.key), ""
+        except ValueError as error:
+            status, damage = Status(QUEUED, reserved.key, timestamp()), str(error)
+        running = Running(self._last_number, reserved, status, known, scratch, estimate)
         self.running[running.number] = running
+        if damage:
+            log.error("%s error: its status in Redis is damaged: %s", reserved.key, damage)
+            self._end(running, ERROR, error_result("what was stored of this task is damaged"))
+            return
         if facts is None:
             self._end(running, ERROR, error_result(f"no worker of this queue knows the task {reserved.name!r}"))
             return

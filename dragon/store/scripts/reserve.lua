@@ -34,7 +34,7 @@ end
 -- What is no task of dragon's never runs; what is over (somebody used `rq requeue`) stays as it ended; RQ is told both.
 -- What somebody has already stands in the queue twice: once is enough.
 local function drop(queue, key, task)
-  if not (task and not task.final) and redis.call('EXISTS', TASK .. key) == 1 then
+  if not (task and not task.final) and redis.call('TYPE', TASK .. key).ok == 'hash' then
     local life = redis.call('TTL', TASK .. key)
     redis.call('HSET', TASK .. key, 'status', 'failed')
     redis.call('ZADD', RQ_FAILED .. queue, unix_time() + (life > 0 and life or 86400), key)
@@ -55,11 +55,12 @@ local WINDOW, MOST = 64, 256  -- how far to look past tasks that have no place n
 local function take_from(queue, list)
   local head, skipped, at = 0, 0, 0
   while skipped < WINDOW and #answer < 5 * MOST do
-    local keys = redis.call('LRANGE', list, at, at + WINDOW - 1)
-    if #keys == 0 then break end
+    local keys = redis.pcall('LRANGE', list, at, at + WINDOW - 1)
+    if keys.err or #keys == 0 then break end  -- a stranger's key of another type: the other queues go on
     local removed = 0
     for _, key in ipairs(keys) do
       local task = read(key, true)
+      if task and task.queue ~= queue then task = nil end  -- RQ's data of a queue that is not ours to change
       local is_free = task and not task.final and task.owner == ''
       if is_free and not has_place(task.name) then
         skipped = skipped + 1
