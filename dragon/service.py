@@ -66,7 +66,7 @@ class Service:
         reuse_for = account.id if single_flight else ""
         new = queue.prepare_all(definitions, self.registry, reuse_for=reuse_for)
         # Followed before they exist: the first message may be here before the script's reply has been read.
-        follower = Follower([Line(task.key, 1, task.final, task.line) for task in new])
+        follower = Follower([Line(task.key, 1, task.final, task.line) for task in new], is_early=True)
         self.feed.add(follower)
         try:
             request = self._request(account, self.feed.id, idempotency_key)
@@ -74,6 +74,7 @@ class Service:
         except BaseException:
             self.feed.remove(follower)
             raise
+        follower.is_early = False
         if [line.key for line in lines] != [task.key for task in new]:
             self.feed.remove(follower)
             follower = await self._follow_lines(lines)
