@@ -49,9 +49,8 @@ class Protocol(RequestHandler):
         self._settled: tuple[int, int] | None = None  # what had been written when all of it had been taken
 
     def data_received(self, data: bytes) -> None:
-        waits = self._waiter is not None
         request = self._current_request
-        belongs_to_the_next = waits or (request is not None and request.content.is_eof())
+        belongs_to_the_next = request is None or request.content.is_eof()
         count = self._request_count
         super().data_received(data)
         if self._request_count != count:
@@ -63,8 +62,10 @@ class Protocol(RequestHandler):
         """What this client has been too slow with, "head", "body" or "answer", or ""; to be asked regularly."""
         request = self._current_request
         waiter = self._waiter
-        if waiter is None:
-            self._begun = self._begun and now  # of the next request: its time runs once this one is answered
+        if (
+            waiter is None
+        ):  # the next head's time runs once this request is answered, which may be right after this look
+            self._begun = self._begun and now + patience.interval
         elif self._begun and not waiter.done() and now - self._begun > patience.seconds:
             return "head"
         if request is not None and not request.content.is_eof():
