@@ -36,6 +36,11 @@ class ServerConfig(_Section):
     file_wait: float = Field(25.0, gt=0)
     heartbeat: float = Field(15.0, gt=0)
     stop_grace: float = Field(8.0, ge=0)
+    client_timeout: float = Field(20.0, gt=0)
+    client_rate: float = Field(50.0, gt=0)
+    connections: int = Field(20_000, ge=1)
+    streams: int = Field(15_000, ge=1)
+    followed: int = Field(1_000_000, ge=1)
 
 
 class RedisConfig(_Section):
