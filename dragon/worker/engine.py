@@ -11,6 +11,7 @@ import logging
 import os
 import secrets
 import shutil
+import signal
 import socket
 import time
 from collections import deque
@@ -25,9 +26,11 @@ from dragon.connections import Redis, insist
 from dragon.errors import TaskError
 from dragon.fetch import Fetcher
 from dragon.files import Files
+from dragon.processes import how_it_ended
 from dragon.status import CANCELLED, ERROR, EXECUTING, SUCCESS, Status, error_result, parse_line, timestamp
 from dragon.store import tasks
 from dragon.store.tasks import Reserved, Write
+from dragon.worker.bounds import bounds_of, cpu_sentence, processes_sentence
 from dragon.worker.messages import Frame, Kind
 from dragon.worker.outputs import has_outputs, keep_outputs
 from dragon.worker.pool import Executor, Pool, TaskFacts
@@ -42,6 +45,7 @@ UNKNOWN_DURATION = 1.0  # seconds that a task is taken to last before its name h
 SMOOTHING = 0.2  # weight of the newest duration in a task name's average
 KIND_LOOK = 0.25  # seconds between two looks past tasks of one kind (`def`, `async def`) for the other kind behind them
 TIMEOUT_CHECK = 0.1  # seconds between two looks for tasks that take too long
+END_WAIT = 5.0  # seconds that the fork server has to say how an executor ended: it may be busy killing what it left
 FinalKind = Literal["success", "error"]
 MISSED_LOOKS = 2  # signs of life in a row that do not list a task, until it counts as taken away
 
@@ -95,6 +99,7 @@ class Engine:
         self.catalogue: dict[str, TaskFacts] = {}
         self.running: dict[int, Running] = {}
         self.stopping = False
+        self._bounds = bounds_of(config)
         self._files = files
         self._fetcher = fetcher
         self._scratch = str(config.scratch_dir / worker_id)
@@ -461,9 +466,14 @@ class Engine:
     def _check_timeouts(self) -> None:
         """Ends what takes too long. One look at all now and then: a timer a task would cost each of them more."""
         now = time.monotonic()
+        lasts = False
         for running in list(self.running.values()):
             if running.started and not running.over and now - running.started > running.facts.timeout:
                 self._on_timeout(running)
+            elif running.started and now - running.started > TIMEOUT_CHECK:
+                lasts = True
+        if lasts:
+            self.pool.count_processes()  # short tasks are not worth a look: what they leave ends with them
         busy = bool(self.running)
         loop = asyncio.get_running_loop()
         self._timeout_check = loop.call_later(TIMEOUT_CHECK, self._check_timeouts) if busy else None
@@ -520,11 +530,14 @@ class Engine:
     async def _replace(self, executor: Executor) -> None:
         """A new executor for a lost one; its tasks are retried or given back."""
         had_tasks = bool(executor.numbers)
+        code: int | None = None
         try:
-            async with asyncio.timeout(2):
-                cause = await asyncio.shield(executor.ended)
+            async with asyncio.timeout(END_WAIT):
+                code = await asyncio.shield(executor.ended)
         except TimeoutError:
-            cause = "for an unknown reason"
+            pass
+        limit = self._limit_passed(executor, code)
+        cause = limit or ("for an unknown reason" if code is None else how_it_ended(code))
         if not had_tasks and not executor.was_killed:
             log.warning("an idle executor has ended (%s); starting another", cause)
             await asyncio.sleep(0.2)
@@ -539,9 +552,19 @@ class Engine:
         if others:
             await self._give_back(others)
         for running in blamed:
-            await self._retry(running, cause)
+            if limit is None or executor.is_async:  # of the many in that one, any may have done it
+                await self._retry(running, cause)
+            else:
+                log.warning("%s killed %s: %s", running.reserved.key, running.reserved.name, limit)
+                self._end(running, ERROR, error_result(limit))
         self._send_backlogs()
         self.places_freed.set()
+
+    def _limit_passed(self, executor: Executor, code: int | None) -> str | None:
+        """The sentence for an end that a limit made."""
+        if executor.has_grown:
+            return processes_sentence(self._bounds)
+        return cpu_sentence(self._bounds) if code == -signal.SIGXCPU else None
 
     def end_orphan(self, write: Write) -> None:
         """Writes the end of a dead worker's task: until then Redis lists it as this worker's, which does not run it."""
