@@ -86,6 +86,10 @@ class LimitsConfig(_Section):
     frames: int = Field(1000, ge=1)
     output_pixels: int = Field(50_000_000, ge=1)
     result_bytes: int = Field(8 * (1 << 20), ge=1)
+    memory_bytes: int = Field(2 << 30, ge=0)
+    cpu_seconds: int = Field(300, ge=0)
+    file_bytes: int = Field(1 << 30, ge=0)
+    processes: int = Field(256, ge=0)
 
 
 class LogConfig(_Section):

@@ -28,6 +28,7 @@ from dragon.status import ERROR, EXECUTING, QUEUED, SUCCESS, Status, parse_line,
 from dragon.store import tasks, workers
 from dragon.store.tasks import Reserved, Write
 from dragon.task import Limits, load_tasks
+from dragon.worker.bounds import UNBOUNDED
 from dragon.worker.engine import new_worker_id
 from dragon.worker.executor import Order, Reports, encode_failure, encode_result, known_task, limits_of
 from dragon.worker.main import own_files
@@ -147,7 +148,7 @@ class _Horse:
     def _end_failed(self, execution: _Execution, error: BaseException) -> None:
         if type(error).__name__ == "JobTimeoutException":
             error = TaskError("the task took longer than its time limit")
-        result, _, trace = encode_failure(error).partition(b"\n")
+        result, _, trace = encode_failure(error, UNBOUNDED).partition(b"\n")
         if trace:
             log.error("%s failed %s", execution.reserved.key, trace.decode(errors="replace"))
         execution.end(ERROR, result, -1)
