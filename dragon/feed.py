@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from dragon import connections
 from dragon.connections import Redis
 from dragon.errors import Unavailable
-from dragon.status import unknown_line
+from dragon.status import is_line, unknown_line
 from dragon.store import names, tasks
 from dragon.store.tasks import Line
 
@@ -132,13 +132,14 @@ class Feed:
     def dispatch(self, message: bytes) -> None:
         """Hands out the lines of one message: `KEY`, `F` when final else `.`, seq, a space, the line."""
         for entry in message.split(b"\n"):
-            if not entry:
-                continue
-            followers = self._followers.get(entry[:26].decode())
-            if followers is None:
+            key = entry[:26].decode("ascii", "replace")
+            if key not in self._followers:
                 continue
             seq, _, line = entry[27:].partition(b" ")
-            self._give(Line(entry[:26].decode(), int(seq), entry[26:27] == b"F", line))
+            if not (seq.isdigit() and len(seq) < 19 and is_line(line, entry[:26])):
+                log.warning("feed: a message that is not dragon's: %r", entry[:100])
+                continue
+            self._give(Line(key, int(seq), entry[26:27] == b"F", line))
 
     def _give(self, line: Line) -> None:
         for follower in tuple(self._followers.get(line.key, ())):

@@ -29,13 +29,7 @@ class LocalFiles:
         return cls(config.data_dir / config.files.url.removeprefix("file://"), config.public_url)
 
     def keep(self, key: str, attempt: int, outputs: Sequence[OutputFile]) -> int:
-        try:
-            return self._keep(self._of(key), attempt, outputs)
-        except OSError:
-            self.drop(key, f"{attempt}.partial")  # a disk that is full needs the room
-            raise
-
-    def _keep(self, folder: Path, attempt: int, outputs: Sequence[OutputFile]) -> int:
+        folder = self._of(key)
         partial = folder / f"{attempt}.partial"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
@@ -66,9 +60,23 @@ class LocalFiles:
         except OSError:
             return None
 
-    def drop(self, key: str, attempt: int | str | None = None) -> None:
+    def drop(self, key: str, attempt: int | None = None) -> None:
         folder = self._of(key)
-        shutil.rmtree(folder if attempt is None else folder / str(attempt), ignore_errors=True)
+        for doomed in (folder,) if attempt is None else (folder / str(attempt), folder / f"{attempt}.partial"):
+            shutil.rmtree(doomed, ignore_errors=True)
+        self._drop_empty(folder)
+
+    def drop_others(self, key: str, attempt: int) -> None:
+        folder = self._of(key)
+        try:
+            found = [entry.path for entry in os.scandir(folder) if entry.name != str(attempt)]
+        except OSError:
+            return  # there is nothing
+        for doomed in found:
+            shutil.rmtree(doomed, ignore_errors=True)
+        self._drop_empty(folder)
+
+    def _drop_empty(self, folder: Path) -> None:
         for empty in (folder, folder.parent):
             try:
                 empty.rmdir()
@@ -76,6 +84,8 @@ class LocalFiles:
                 break
 
     def _of(self, key: str) -> Path:
+        if not is_key(key):  # it may come from Redis, and what is named here is moved and removed
+            raise ValueError(f"{key[:100]!r} is not a task key")
         return self._folder / key[:2] / key
 
 
