@@ -223,8 +223,10 @@ class Worker:
                 log.warning("a command that is not understood: %r", message[:100])
 
     async def _sweep(self) -> None:
-        """Removes ended tasks, with their files, whose life is over."""
+        """Removes ended tasks, with their files, whose life is over, and what workers that were killed left behind."""
         while True:
+            with contextlib.suppress(OSError):
+                await asyncio.to_thread(remove_abandoned, self._config.scratch_dir)
             with contextlib.suppress(Unavailable, ResponseError):
                 while keys := await tasks.expired(self._redis, await workers.clock(self._redis), SWEEP_COUNT):
                     for key in keys:

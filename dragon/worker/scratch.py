@@ -15,9 +15,21 @@ class ScratchLock:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
-        self._descriptor = os.open(folder / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        while not self._take():
+            pass
+
+    def _take(self) -> bool:
+        """Makes and locks the folder; False when one that sweeps took it for abandoned in between, and removed it."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._descriptor = os.open(self._folder / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        except FileNotFoundError:
+            return False
+        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+        if os.fstat(self._descriptor).st_nlink:
+            return True
+        os.close(self._descriptor)
+        return False
 
     def release(self) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)
@@ -25,12 +37,12 @@ class ScratchLock:
 
 
 def remove_abandoned(parent: Path) -> None:
-    """Removes the scratch folders of workers that died."""
+    """Removes the scratch folders of workers that died. Raises OSError when there is no such folder as `parent`."""
     for folder in parent.iterdir():
-        lock = folder / _LOCK
-        if not lock.exists():
-            continue
-        descriptor = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            continue  # none of a worker's, or gone
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(folder, ignore_errors=True)

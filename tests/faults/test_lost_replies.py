@@ -155,9 +155,7 @@ async def test_replies_that_are_lost_queue_nothing_twice_and_lose_nothing(nurser
                         assert proxy.dropped, "no reply was lost"
                         dropped += proxy.dropped
                         proxy.dropped = 0
-        await assert_sound(
-            lane.config.model_copy(update={"redis": lane.config.redis.model_copy(update={"url": redis_url})})
-        )
+        await assert_sound(with_redis(lane.config, redis_url))
     assert answers[503], "no client ever saw that a reply was lost"
     cases = len(KS) * len(PLACES)
     note(
