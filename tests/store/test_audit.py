@@ -562,6 +562,14 @@ async def test_what_rqs_own_worker_is_about_to_do_is_no_finding(house: House) ->
     assert await found(house) == []
 
 
+async def test_nothing_is_left_of_a_task_of_rqs_own_worker_whose_life_is_over(house: House) -> None:
+    """RQ is told to keep a job with files a day longer, so that the sweep finds its files; that goes too."""
+    await house.redis.command("ZADD", "rq:finished:default", 9999999999, house.keys["filed"])
+    shutil.rmtree(house.config.data_dir / "files")
+    assert await tasks.forget(house.redis, [house.keys["filed"]]) == 1
+    assert await found(house) == []
+
+
 async def test_a_life_that_is_nearly_over_ends_in_any_order(house: House) -> None:
     """The sweep, Redis and RQ remove the parts of a task within seconds of each other, each when its turn comes."""
     now = int((await house.redis.command("TIME"))[0])
@@ -666,6 +674,7 @@ async def test_a_system_at_work_has_no_findings_and_is_sound_at_rest(own_system:
     reports = []
     async with system.client() as client:
         await client.run("hello")
+        others = asyncio.create_task(_create_for_others(redis))
         batches = [asyncio.create_task(client.stream(*definitions * 20)) for _ in range(10)]
         working = asyncio.gather(*batches)
         cancelling = asyncio.create_task(_cancel_some(client, redis, working))
@@ -673,12 +682,20 @@ async def test_a_system_at_work_has_no_findings_and_is_sound_at_rest(own_system:
             reports.append(await audit(system.config, redis, pause=0.1))
         finals = [line for lines in await working for line in lines[1:] if line["status"] in ("success", "error")]
         cancelled = await cancelling
+        await others
     assert [describe(report) for report in reports if not report.is_sound] == []
     assert any(report.waiting and report.reserved and report.ended for report in reports)
     assert len(finals) == 2000 - 200, "each but the wrong ones, which have ended in the first line"
     assert cancelled
     await redis.close()
     await assert_sound(system.config)
+
+
+async def _create_for_others(redis: Redis) -> None:
+    """So that there are lanes, and turns."""
+    for number in range(30):
+        await tasks.create(redis, f"other{number % 3}", [new_task() for _ in range(20)], Usage(), life=LIFE)
+        await asyncio.sleep(0.05)
 
 
 async def _cancel_some(client: Any, redis: Redis, working: asyncio.Future[Any]) -> int:
