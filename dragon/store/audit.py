@@ -386,7 +386,7 @@ class _Look:
         for worker in self._names.workers | self._names.holdings:
             if worker not in self.leases and not await self._redis.command("ZSCORE", names.WORKERS, worker):
                 text = f"{names.WORKER}{worker} is of a worker that has no lease, so nobody will clean up after it"
-                mend = f"DEL {names.WORKER}{worker} {names.WORKER}{worker}:tasks"
+                mend = f"list it (ZADD {names.WORKERS} 0 {worker}), and another worker does"
                 self._suspect(Finding("leftover", names.WORKER + worker, f"{text}: {mend}"))
         for worker in self._names.holdings:
             name = f"{names.WORKER}{worker}:tasks"
