@@ -340,8 +340,7 @@ class _Look:
         """What moved while the lists were read waits no more, or was not there when the tasks were read."""
         for some in _chunks(list(suspected), TASKS_A_TRIP):
             for key, picture in (await self._pictures(some)).items():
-                if picture.state.phase == "w":
-                    self.displaced[key] = _Displaced(picture, suspected[key])
+                self.displaced[key] = _Displaced(picture, suspected[key])
         for some in _chunks(list(strangers), TASKS_A_TRIP):
             pictures = await self._pictures(some)
             for key in some:
@@ -512,7 +511,7 @@ async def _search(redis: Redis, first: dict[str, _Displaced], second: dict[str, 
             main = names.RQ_QUEUE + picture.queue
             lists = {main, f"{main}{LANE_MARK}{picture.account}", *first[key].places, *second[key].places}
             async for _, found, _ in examine(redis, [key], sorted(lists)):
-                if isinstance(found, Picture) and found.moment == picture.moment:
+                if isinstance(found, Picture):
                     findings += judge_places(found)
         else:
             findings += judge_places(picture)
