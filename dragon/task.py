@@ -46,6 +46,8 @@ def _check_http_url(url: str) -> str:
         raise ValueError("the URL must begin with http:// or https://")
     if not parts.hostname or not port_is_fine:
         raise ValueError("the URL names no valid host")
+    if "@" in parts.netloc:  # it would be stored with the task, and no download sends it
+        raise ValueError("a URL must not have a user name or a password in it")
     if any(character.isspace() or ord(character) < 32 for character in url):
         raise ValueError("the URL has white space in it, write it as %20")
     return url

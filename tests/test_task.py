@@ -151,6 +151,8 @@ def test_the_input_is_never_echoed(task: Task) -> None:
         "http://a:b/",
         "http://a/\n",
         "http://a/" + "x" * 9000,
+        "http://somebody:password@a/",
+        "http://@a/",
     ],
 )
 def test_what_is_no_http_url_is_refused(task: Task, url: str) -> None:

@@ -166,24 +166,33 @@ end
 local known = {}
 
 -- The task as a table, nil when there is none. `whole`: with what its execution needs.
+-- What is not as dragon writes it is no task, whatever stands there: keys become names of folders, accounts parts of names.
 local function read(key, whole)
   if known[key] then return known[key] end
-  local f
-  if whole then f = redis.call('HMGET', TASK .. key, 'state', 'facts', 'line', 'origin', 'description', 'params')
-  else f = redis.call('HMGET', TASK .. key, 'state', 'facts', 'line', 'origin') end
-  local attempt, seq, phase, owner, feeds = string.match(f[1] or '', '^(%d+) (%d+) (%a) (%S*) (%S*)$')
-  local max, account, reuse = string.match(f[2] or '', '^(%d+) (%S*) (%S*)$')
-  if not (attempt and max and f[3]) then return nil end
+  if #key ~= 26 or string.find(key, '[^A-Z2-7]') then return nil end
+  local f  -- pcall: a stranger's key may be of another type
+  if whole then f = redis.pcall('HMGET', TASK .. key, 'state', 'facts', 'line', 'origin', 'description', 'params')
+  else f = redis.pcall('HMGET', TASK .. key, 'state', 'facts', 'line', 'origin') end
+  if f.err then return nil end
+  local attempt, seq, phase, owner, feeds = string.match(f[1] or '', '^(%d+) (%d+) ([wre]) (%S*) (%S*)$')
+  local max, account, reuse = string.match(f[2] or '', '^(%d+) ([%w_-]*) ([%w_-]*)$')
+  if not (attempt and max and f[3] and f[4]) or #attempt > 9 or #seq > 9 or #max > 9 then return nil end
+  if whole and not (f[5] and f[6]) then return nil end
   known[key] = {key = key, attempt = attempt, seq = seq, phase = phase, final = phase == 'e', owner = owner, feeds = feeds,
     max = max, account = account, reuse = reuse, line = f[3], queue = f[4], name = f[5], params = f[6]}
   return known[key]
 end
 
+-- Adds a server to those that follow the task; one that has died since its last line goes.
 local function add_feed(task, feed)
-  if feed ~= '' and not string.find(',' .. task.feeds .. ',', ',' .. feed .. ',', 1, true) then
-    task.feeds = task.feeds == '' and feed or task.feeds .. ',' .. feed
-    save(task)
+  if feed == '' or string.find(',' .. task.feeds .. ',', ',' .. feed .. ',', 1, true) then return end
+  local feeds = {}
+  for other in string.gmatch(task.feeds, '[^,]+') do
+    if redis.call('PUBSUB', 'NUMSUB', FEED .. other)[2] > 0 then table.insert(feeds, other) end
   end
+  table.insert(feeds, feed)
+  task.feeds = table.concat(feeds, ',')
+  save(task)
 end
 
 -- Stores a line as the task's newest and announces it.
@@ -199,6 +208,8 @@ local function finish(task, kind, line, life, bytes, rq_date, with_rq, exc_info)
   set_phase(task, 'e')
   task.seq, task.line, task.final = task.seq + 1, line, true
   unsaved[key] = nil
+  announce(task, true)
+  task.feeds = ''  -- nobody follows what is over
   if with_rq then
     save(task, 'line', line, 'status', ok and 'finished' or 'failed', 'ended_at', rq_date)
     if exc_info ~= '' then redis.call('HSET', TASK .. key, 'exc_info', exc_info) end
@@ -207,7 +218,6 @@ local function finish(task, kind, line, life, bytes, rq_date, with_rq, exc_info)
   else
     save(task, 'line', line)
   end
-  announce(task, true)
   if task.owner ~= '' then later('SREM', WORKER .. task.owner .. ':tasks', key) end
   if bytes >= 0 then
     redis.call('HSET', TASK .. key, 'bytes', bytes)
@@ -216,7 +226,7 @@ local function finish(task, kind, line, life, bytes, rq_date, with_rq, exc_info)
   else
     redis.call('EXPIRE', TASK .. key, life)
   end
-  if task.reuse ~= '' and redis.call('GET', REUSE .. task.reuse) == key then
+  if task.reuse ~= '' and redis.pcall('GET', REUSE .. task.reuse) == key then
     if ok then redis.call('EXPIRE', REUSE .. task.reuse, life) else redis.call('DEL', REUSE .. task.reuse) end
   end
 end
