@@ -15,9 +15,16 @@ class ScratchLock:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
-        self._descriptor = os.open(folder / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        while True:
+            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                self._descriptor = os.open(folder / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            except FileNotFoundError:
+                continue  # somebody who looked for abandoned folders was faster
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+            if _is_file(folder / _LOCK, self._descriptor):
+                return
+            os.close(self._descriptor)  # as above, between the two lines
 
     def release(self) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)
@@ -25,16 +32,24 @@ class ScratchLock:
 
 
 def remove_abandoned(parent: Path) -> None:
-    """Removes the scratch folders of workers that died."""
-    for folder in parent.iterdir():
-        lock = folder / _LOCK
-        if not lock.exists():
-            continue
-        descriptor = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
+    """Removes the scratch folders of workers that died. Blocks."""
+    for lock in parent.glob(f"*/{_LOCK}"):
+        try:
+            descriptor = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            continue  # somebody else was faster, or it is another user's
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(folder, ignore_errors=True)
-        except OSError:
+            shutil.rmtree(lock.parent, ignore_errors=True)
+        except BlockingIOError:
             pass  # its worker lives
         finally:
             os.close(descriptor)
+
+
+def _is_file(path: Path, descriptor: int) -> bool:
+    """Whether the path still leads to the open file."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
