@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 from aiohttp import web
 
 from dragon.errors import NotFound
 from dragon.files import Files
 from dragon.task import content_type_of
+
+_PART_OF_PAGES = re.compile(r"script|text/css|text/xsl|xslt", re.IGNORECASE)  # javascript, ecmascript, jscript, ...
 
 
 class Outputs:
@@ -32,4 +36,14 @@ class Outputs:
         path = self._files.find(request.match_info["key"], filename)
         if path is None:
             raise NotFound("there is no such file, or its time is over")
-        return web.FileResponse(path, headers=self._headers | {"Content-Type": content_type_of(filename)})
+        return web.FileResponse(path, headers=self._headers | {"Content-Type": _served_as(filename)})
+
+
+def _served_as(filename: str) -> str:
+    """The content type, but plain text for scripts and style sheets.
+
+    They are on the address of the site's own pages, whose policy takes both from it: a stranger's tag in a page would
+    make them the page's own. `sandbox` is for documents, it does not hold what others load.
+    """
+    found = content_type_of(filename)
+    return "text/plain; charset=utf-8" if _PART_OF_PAGES.search(found) else found
