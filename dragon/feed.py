@@ -28,9 +28,11 @@ CHUNK = 500  # keys read in one script
 class Follower:
     """One client that follows tasks: the newest line of each key that it has not taken yet."""
 
-    __slots__ = ("_pending", "_waiter", "closed", "open", "seen")
+    __slots__ = ("_pending", "_waiter", "closed", "is_early", "open", "seen")
 
-    def __init__(self, lines: Iterable[Line]) -> None:
+    def __init__(self, lines: Iterable[Line], *, is_early: bool = False) -> None:
+        """`is_early`: the tasks are about to be created, and that Redis does not know them yet means nothing."""
+        self.is_early = is_early
         self.seen = {line.key: line.seq for line in lines}
         self.open = {line.key for line in lines if not line.final}
         self.closed = False  # ended by `close`, before every key had
@@ -147,12 +149,17 @@ class Feed:
 
     async def refresh(self, keys: Iterable[str]) -> None:
         """Registers this feed for the keys again and reads what is newer than what their followers have."""
-        wanted = [key for key in keys if key in self._followers]
+        wanted = [key for key in keys if self._is_followed(key)]
         for start in range(0, len(wanted), CHUNK):
-            seen = {key: self._oldest_seen(key) for key in wanted[start : start + CHUNK] if key in self._followers}
+            seen = {key: self._oldest_seen(key) for key in wanted[start : start + CHUNK] if self._is_followed(key)}
             for line in await tasks.follow(self._redis, self.id, seen):
                 if line is not None:
                     self._give(line if line.seq >= 0 else _forgotten(line.key))
+
+    def _is_followed(self, key: str) -> bool:
+        """Whether somebody follows a task that has been created: an early follower's is not looked for yet, and its
+        messages arrive since this feed listens."""
+        return any(not follower.is_early for follower in self._followers.get(key, ()))
 
     def _oldest_seen(self, key: str) -> int:
         return min(follower.seen[key] for follower in self._followers[key])

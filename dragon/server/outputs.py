@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Iterator
+from pathlib import Path
 
 from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
 
-from dragon.errors import NotFound
+from dragon.errors import Full, NotFound
 from dragon.files import Files
 from dragon.task import content_type_of
 
@@ -16,9 +20,11 @@ _PART_OF_PAGES = re.compile(r"script|text/css|text/xsl|xslt", re.IGNORECASE)  # 
 class Outputs:
     """Serves what the files' store has on this machine's disk."""
 
-    def __init__(self, files: Files, life: int) -> None:
-        """`life` in seconds: how long a file is kept at most."""
+    def __init__(self, files: Files, life: int, most: int) -> None:
+        """`life` in seconds: how long a file is kept at most. `most` files are open at once."""
         self._files = files
+        self._most = most
+        self._open = 0
         self._headers = {
             "Cache-Control": f"public, max-age={life}, immutable",
             # An SVG or HTML output is a stranger's document on our address: no scripts, no forms, an origin of its own.
@@ -36,7 +42,30 @@ class Outputs:
         path = self._files.find(request.match_info["key"], filename)
         if path is None:
             raise NotFound("there is no such file, or its time is over")
-        return web.FileResponse(path, headers=self._headers | {"Content-Type": _served_as(filename)})
+        if self._open >= self._most:
+            raise Full(f"this server is sending {self._most} files, and takes no more: try again")
+        return _Sent(self, path, headers=self._headers | {"Content-Type": _served_as(filename)})
+
+    @contextlib.contextmanager
+    def one_more(self) -> Iterator[None]:
+        """Counts a file that is open."""
+        self._open += 1
+        try:
+            yield
+        finally:
+            self._open -= 1
+
+
+class _Sent(web.FileResponse):
+    """aiohttp sends all of a file in `prepare`, and answers with 404 when it may not open one file more."""
+
+    def __init__(self, outputs: Outputs, path: Path, headers: dict[str, str]) -> None:
+        super().__init__(path, headers=headers)
+        self._outputs = outputs
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        with self._outputs.one_more():
+            return await super().prepare(request)
 
 
 def _served_as(filename: str) -> str:

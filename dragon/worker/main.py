@@ -23,7 +23,7 @@ from redis.exceptions import RedisError, ResponseError
 from dragon import connections
 from dragon.config import Config
 from dragon.connections import Redis, insist
-from dragon.errors import Unavailable
+from dragon.errors import Unavailable, WorkerFailed
 from dragon.fetch import Fetcher
 from dragon.files import Files, open_files
 from dragon.processes import calm_collector
@@ -59,7 +59,10 @@ class Worker:
         self._stopped = asyncio.Event()
 
     async def run(self) -> None:
-        """Works until SIGTERM, SIGINT or RQ's shutdown command. Raises ConfigError when no task can be imported."""
+        """Works until SIGTERM, SIGINT or RQ's shutdown command.
+
+        Raises ConfigError when no task can be imported; WorkerFailed, after it has left in order, when it cannot go on.
+        """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopped.set)
@@ -75,22 +78,29 @@ class Worker:
         calm_collector()
         print(f"dragon worker {self._engine.id} ready: {len(self._engine.catalogue)} tasks", flush=True)
         try:
-            await self._until_stopped(loops)
+            failure = await self._until_stopped(loops)
         finally:
             await self._leave(loops, writing)
             scratch.release()
+        if failure:
+            raise WorkerFailed(f"the worker could not go on and has left: {failure}")
 
-    async def _until_stopped(self, loops: list[asyncio.Task[None]]) -> None:
+    async def _until_stopped(self, loops: list[asyncio.Task[None]]) -> str:
+        """Returns why it cannot go on, "" when it was told to stop."""
         stopped = asyncio.create_task(self._stopped.wait())
         failed = self._engine.pool.failed
         waited: list[asyncio.Future[Any]] = [stopped, failed, *loops]
         done, _ = await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+        if stopped in done:
+            return ""
         stopped.cancel()
-        if failed in done:
-            log.error("the fork server is gone: this worker cannot start executors any more and leaves")
         for loop in loops:
             if loop in done:
-                log.error("internal error in %s", loop.get_name(), exc_info=loop.exception())
+                failure = f"internal error in {loop.get_name()}"
+                log.error("this worker cannot go on and leaves: %s", failure, exc_info=loop.exception())
+                return failure
+        log.error("this worker cannot go on and leaves: %s", failed.result())
+        return failed.result()
 
     async def _leave(self, loops: list[asyncio.Task[None]], writing: asyncio.Task[None]) -> None:
         reserving, heartbeat, *rest = loops
@@ -102,7 +112,7 @@ class Worker:
             task.cancel()
         try:
             async with asyncio.timeout(self._config.worker.stop_grace + 5):
-                # Without a fork server no executor is left that could finish anything.
+                # Without executors nothing could finish anything.
                 grace = 0.0 if self._engine.pool.failed.done() else self._config.worker.stop_grace
                 await self._engine.stop(grace)
                 await workers.unregister(self._redis, self._engine.id)

@@ -28,6 +28,7 @@ from dragon.status import ERROR, EXECUTING, QUEUED, SUCCESS, Status, parse_line,
 from dragon.store import tasks, workers
 from dragon.store.tasks import Reserved, Write
 from dragon.task import Limits, load_tasks
+from dragon.worker.bounds import UNBOUNDED
 from dragon.worker.engine import new_worker_id
 from dragon.worker.executor import Order, Reports, encode_failure, encode_result, known_task, limits_of
 from dragon.worker.main import own_files
@@ -147,10 +148,14 @@ class _Horse:
     def _end_failed(self, execution: _Execution, error: BaseException) -> None:
         if type(error).__name__ == "JobTimeoutException":
             error = TaskError("the task took longer than its time limit")
-        result, _, trace = encode_failure(error).partition(b"\n")
+        result, _, trace = encode_failure(error, UNBOUNDED).partition(b"\n")
         if trace:
             log.error("%s failed %s", execution.reserved.key, trace.decode(errors="replace"))
         execution.end(ERROR, result, -1)
+
+    def drop_files(self, reserved: Reserved) -> None:
+        """Another has the task by now: the files of this attempt are nobody's."""
+        self._files.drop(reserved.key, reserved.attempt)
 
     def write(self, write: Write) -> bool:
         life = self._config.files.life
@@ -176,12 +181,13 @@ class _Execution:
         self._status = self._status.reported(progress, payload if kind == Kind.PARTIAL else None)
         self.report(EXECUTING)
 
-    def report(self, kind: tasks.WriteKind, size: int = -1) -> None:
-        self._horse.write(Write(self.reserved.key, self.reserved.attempt, kind, self._status.line(), size))
+    def report(self, kind: tasks.WriteKind, size: int = -1) -> bool:
+        return self._horse.write(Write(self.reserved.key, self.reserved.attempt, kind, self._status.line(), size))
 
     def end(self, kind: tasks.WriteKind, result: bytes, size: int) -> None:
         self._status = self._status.ended(kind, result, timestamp())
-        self.report(kind, size)
+        if not self.report(kind, size) and size >= 0:
+            self._horse.drop_files(self.reserved)
 
 
 class _Context(Reports):
