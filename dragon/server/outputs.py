@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from aiohttp.abc import AbstractStreamWriter
 from dragon.errors import Full, NotFound
 from dragon.files import Files
 from dragon.task import content_type_of
+
+_PART_OF_PAGES = re.compile(r"script|text/css|text/xsl|xslt", re.IGNORECASE)  # javascript, ecmascript, jscript, ...
 
 
 class Outputs:
@@ -41,7 +44,7 @@ class Outputs:
             raise NotFound("there is no such file, or its time is over")
         if self._open >= self._most:
             raise Full(f"this server is sending {self._most} files, and takes no more: try again")
-        return _Sent(self, path, headers=self._headers | {"Content-Type": content_type_of(filename)})
+        return _Sent(self, path, headers=self._headers | {"Content-Type": _served_as(filename)})
 
     @contextlib.contextmanager
     def one_more(self) -> Iterator[None]:
@@ -63,3 +66,13 @@ class _Sent(web.FileResponse):
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         with self._outputs.one_more():
             return await super().prepare(request)
+
+
+def _served_as(filename: str) -> str:
+    """The content type, but plain text for scripts and style sheets.
+
+    They are on the address of the site's own pages, whose policy takes both from it: a stranger's tag in a page would
+    make them the page's own. `sandbox` is for documents, it does not hold what others load.
+    """
+    found = content_type_of(filename)
+    return "text/plain; charset=utf-8" if _PART_OF_PAGES.search(found) else found
