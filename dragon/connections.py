@@ -35,6 +35,15 @@ MOST_TOGETHER = 3000  # arguments of callers that share one run of a script: oth
 CLOCK_AGE = 5.0  # seconds after which Redis's clock is looked at again: somebody may have set it
 ALLOWED = 0.9  # share of the timeout for which a script may still begin to run: its reply has to come in time too
 RETRY_AFTER = 2.0  # seconds, told to clients when Redis is away
+REFUSAL_PAUSE = 10.0  # seconds between two lines of the log that say why Redis refuses to write
+#: Why Redis takes no writes, by the first word of its error, and what its operator has to do. Scripts change nothing
+#: then: they are refused at their first write.
+_REFUSALS = {
+    "MISCONF": "make room on the disk of its append-only file (dragon's own Redis: DRAGON_DATA/redis), then it goes on",
+    "OOM": "give it more memory (maxmemory), or let ended tasks go sooner (setting files.life)",
+    "READONLY": "it is a replica: DRAGON_REDIS_URL has to name the primary",
+    "NOREPLICAS": "it has fewer replicas than min-replicas-to-write asks for: start them",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,7 +280,8 @@ class _Wire(asyncio.Protocol):
         self._transport = writer.transport
         self._loop = loop
         self._on_lost = on_lost
-        self._reader = hiredis.Reader(protocolError=ConnectionError, replyError=_reply_error)
+        self._reader = hiredis.Reader(protocolError=ConnectionError, replyError=self._reply_error)
+        self._refused = float("-inf")  # when the log was last told that Redis refuses to write
         self._timer: asyncio.TimerHandle | None = None
         self._is_closed = False
         self.awaited: deque[tuple[float, asyncio.Future[Any]]] = deque()  # when a reply is overdue
@@ -310,6 +320,20 @@ class _Wire(asyncio.Protocol):
         self._transport.abort()
         self._connection._close()  # type: ignore[no-untyped-call]
 
+    def _reply_error(self, text: str) -> Exception:
+        """A Redis error as the exception that redis-py would raise, or the one that a caller can wait out."""
+        code, _, rest = text.partition(" ")
+        if code == "NOSCRIPT":
+            return NoScriptError(rest)
+        if code in ("LOADING", "MASTERDOWN", "CLUSTERDOWN"):
+            return Unavailable("the task store is not ready yet, try again", retry_after=RETRY_AFTER)
+        if code in _REFUSALS:
+            if self._loop.time() - self._refused > REFUSAL_PAUSE:
+                self._refused = self._loop.time()
+                log.error("redis refuses to write: %s; %s", text, _REFUSALS[code])
+            return Unavailable("the task store cannot write now, try again", retry_after=RETRY_AFTER)
+        return ResponseError(text)
+
     def _check(self) -> None:
         """One timer looks at the oldest reply that is awaited, not one for each."""
         self._timer = None
@@ -319,16 +343,6 @@ class _Wire(asyncio.Protocol):
                 self.fail(TimeoutError("no reply"))
             else:
                 self._timer = self._loop.call_at(overdue, self._check)
-
-
-def _reply_error(text: str) -> Exception:
-    """A Redis error as the exception that redis-py would raise."""
-    code, _, rest = text.partition(" ")
-    if code == "NOSCRIPT":
-        return NoScriptError(rest)
-    if code in ("LOADING", "MASTERDOWN", "CLUSTERDOWN"):
-        return Unavailable("the task store is not ready yet, try again", retry_after=RETRY_AFTER)
-    return ResponseError(text)
 
 
 def _settle(future: asyncio.Future[Any], reply: Any) -> None:

@@ -244,7 +244,7 @@ class Service:
             completed = datetime.fromisoformat(data["events"]["completed"])
         except (ValueError, TypeError, LookupError):
             raise NotFound("unknown task key") from None  # what stands in Redis is not dragon's
-        age = (datetime.now(UTC) - completed).total_seconds()
+        age = max(0.0, (datetime.now(UTC) - completed).total_seconds())  # the worker's clock may be ahead of ours
         return FileAnswer(data["key"], url=url, life=max(0, int(self.config.files.life - age)))
 
     async def _with_details(self, line: bytes) -> bytes:

@@ -48,9 +48,14 @@ async def unregister(redis: Redis, worker: str) -> None:
     await redis.run(script("unregister"), (worker, rq_date()))
 
 
+async def clock(redis: Redis) -> float:
+    """Unix time by Redis's clock, the one that leases and lives are measured by: machines need not agree."""
+    return float((await redis.command("TIME"))[0])
+
+
 async def living(redis: Redis) -> dict[str, tuple[set[str], set[str]]]:
     """Worker ids with their queues and task names, of those whose lease runs; RQ's own workers are not among them."""
-    seconds = float((await redis.command("TIME"))[0])
+    seconds = await clock(redis)
     ids: Sequence[bytes] = await redis.command("ZRANGEBYSCORE", names.WORKERS, seconds, "+inf")
     facts = await asyncio.gather(
         *(redis.command("HMGET", names.WORKER.encode() + id_, "queues", "tasks") for id_ in ids)

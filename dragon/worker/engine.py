@@ -392,9 +392,14 @@ class Engine:
         try:
             result, size = await asyncio.to_thread(keep_outputs, self._files, reserved.key, reserved.attempt, payload)
         except OSError as error:
-            log.exception("%s error: its output files cannot be stored", reserved.key)
             await asyncio.to_thread(self._files.drop, reserved.key, reserved.attempt)  # what there is of them
             reason = error.strerror or type(error).__name__
+            log.exception(
+                "%s error: its output files cannot be stored (%s); see to the folder that the setting files.url names: "
+                "it has to be a folder that this worker can write to, with room on its disk",
+                reserved.key,
+                reason,
+            )
             self._end(running, ERROR, error_result(f"the output files cannot be stored: {reason}"))
         else:
             self._end(running, SUCCESS, result, size=size)
@@ -414,6 +419,9 @@ class Engine:
             answer = b"+" + str(await self._fetcher.fetch(url.decode(), folder)).encode()
         except TaskError as error:
             answer = b"-" + error.message.encode()
+        except OSError as error:
+            log.exception("%s a download cannot be stored; see to the folder %s", running.reserved.key, self._scratch)
+            answer = f"-the download cannot be stored: {error.strerror or type(error).__name__}".encode()
         except Exception:  # whatever it is, the task waits for an answer
             log.exception("%s a download failed", running.reserved.key)
             answer = b"-the download failed with an internal error"

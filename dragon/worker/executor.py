@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import errno
 import os
 import random
 import secrets
@@ -25,6 +26,9 @@ from dragon.task import Limits, OutputFile, ParametersError, Registry, Task
 from dragon.worker import bounds
 from dragon.worker.bounds import Bounds, CpuBound
 from dragon.worker.messages import Frame, FrameBuffer, Kind, pack
+
+#: What a disk says that cannot take more: not the task's fault, and no secret.
+_DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
 
 Send = Callable[[int, int, bytes], None]
 
@@ -137,7 +141,10 @@ class Reports:
         if not self._has_scratch:
             self._has_scratch = True
             self._send(Kind.SCRATCH, self._order.number, b"")
-            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise ResultError(f"the task's scratch folder cannot be made: {error.strerror}") from error
         return folder
 
     def progress(self, value: Any) -> None:
@@ -194,6 +201,8 @@ def encode_failure(error: BaseException, bounded: Bounds) -> bytes:
             return orjson.dumps(error.message) + b"\n"
     reference = secrets.token_hex(4)
     sentence = str(error) if isinstance(error, ResultError) else bounds.sentence_for(error, bounded)
+    if sentence is None and isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+        sentence = f"the task could not write its files: {os.strerror(error.errno)}"
     sentence = sentence or "the task failed with an internal error"
     trace = "".join(traceback.format_exception(error))
     return orjson.dumps(f"{sentence}, reference {reference}") + f"\n[reference {reference}] {trace}".encode(

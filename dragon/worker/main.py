@@ -229,7 +229,7 @@ class Worker:
         while True:
             await asyncio.to_thread(remove_abandoned, self._config.scratch_dir)
             with contextlib.suppress(Unavailable, ResponseError):
-                while keys := await tasks.expired(self._redis, time.time(), SWEEP_COUNT):
+                while keys := await tasks.expired(self._redis, await workers.clock(self._redis), SWEEP_COUNT):
                     for key in keys:
                         await asyncio.to_thread(self._files.drop, key)
                     await tasks.forget(self._redis, keys)

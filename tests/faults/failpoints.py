@@ -13,6 +13,7 @@ A worker's fork server and executors are forked from it, so their steps stop too
 from __future__ import annotations
 
 import datetime
+import errno
 import functools
 import importlib
 import inspect
@@ -44,7 +45,10 @@ Condition = Callable[[Sequence[Any], Any], bool]  # the call's arguments, its re
 
 @dataclass(frozen=True)
 class Step:
-    """A moment of a function: before or after a call (`half`: when a frame is half sent) that fulfils a condition."""
+    """A moment of a function: before or after a call (`half`: when a frame is half sent) that fulfils a condition.
+
+    `full`: the call does not happen, the disk is full; the process does not stop.
+    """
 
     target: str  # module:attribute
     moment: str
@@ -193,7 +197,13 @@ SERVER_STEPS: dict[str, Step] = {
     "server.cancel.sent": _sent("cancel"),
     "server.cancel.after": Step("dragon.store.tasks:cancel", "after"),
 }
+#: Where those who may not mount a small disk get the error of one that is full.
+DISK_STEPS: dict[str, Step] = {
+    "worker.files.full": Step("dragon.files.local:_move", "full"),
+    "executor.full": Step("dragon.worker.executor:Reports.output_file", "full"),
+}
 STEPS: dict[str, Step] = {
+    **DISK_STEPS,
     **WORKER_STEPS,
     **RENEW_STEPS,
     **FILE_STEPS,
@@ -227,12 +237,16 @@ class _Stop:
         self._marker = marker
         self._count = count
 
-    def __call__(self) -> None:
+    def is_here(self) -> bool:
+        """Counts the passage; whether it is the one."""
         count = os.open(self._marker.with_suffix(".count"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.write(count, b"1")
         passages = os.lseek(count, 0, os.SEEK_CUR)
         os.close(count)
-        if passages != self._count:
+        return passages == self._count
+
+    def __call__(self) -> None:
+        if not self.is_here():
             return
         written = self._marker.with_suffix(".pid")
         written.write_text(str(os.getpid()))
@@ -250,6 +264,8 @@ def _wrap(step: Step, stop: _Stop) -> None:
     function = getattr(holder, attribute)
     if step.moment == "half":
         wrapped = _half(step, stop)
+    elif step.moment == "full":
+        wrapped = _full(function, stop)
     elif inspect.iscoroutinefunction(function):
         wrapped = _asynchronous(function, step, stop)
     else:
@@ -294,6 +310,15 @@ def _half(step: Step, stop: _Stop) -> Callable[..., Any]:
             stop()
             frame = frame[half:]
         executor._channel.sendall(frame)
+
+    return call
+
+
+def _full(function: Callable[..., Any], stop: _Stop) -> Callable[..., Any]:
+    def call(*arguments: Any, **named: Any) -> Any:
+        if stop.is_here():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return function(*arguments, **named)
 
     return call
 

@@ -367,7 +367,8 @@ TABLE: dict[str, list[Case]] = {
 async def run_case(lane: Lane, case: Case) -> float:
     seconds = await case.play(lane, case)
     assert seconds < WITHIN, f"it took {seconds:.1f} s"
-    await assert_sound(lane.config)
+    if FULL:
+        await assert_sound(lane.config)
     return seconds
 
 
@@ -397,6 +398,12 @@ async def test_whatever_dies_at_whatever_step_each_task_ends_once_within_15_seco
                         child.kill()
         if server is not None:
             await lane.end(server)
+        # In the short form only now: an audit takes longer than most cases. All that they did is still there.
+        try:
+            await lane.end(await lane.worker())  # it removes the folders of those that were killed
+            await assert_sound(lane.config)
+        except Exception as error:
+            failed.append(f"lane {number}: {error}")
 
     await asyncio.gather(*(work(number) for number in range(1, LANES + 1)))
     assert not failed, "\n\n".join(failed)
@@ -407,4 +414,6 @@ async def test_whatever_dies_at_whatever_step_each_task_ends_once_within_15_seco
 
 def lane_config(data: Path, redis_url: str) -> Config:
     modules = (*MODULES, *failpoints.MODULES)
-    return test_config(data, redis_url, tasks__modules=modules, worker__stop_grace=0.2, **SETTINGS)
+    return test_config(
+        data, redis_url, tasks__modules=modules, worker__stop_grace=0.2, files__sweep_interval=0.5, **SETTINGS
+    )
