@@ -253,3 +253,11 @@ def scratch(ctx: Context) -> str:
     """Leave a file in the scratch folder and tell where that is."""
     (ctx.scratch / "left").write_text("x")
     return str(ctx.scratch)
+
+
+@task("test.flood", timeout=600)
+def flood(ctx: Context, seconds: float, size: int = 1000) -> None:
+    """Report progress of so many bytes fifty times a second."""
+    for number in range(round(50 * seconds)):
+        time.sleep(0.02)
+        ctx.progress({"number": number, "padding": "x" * size})
