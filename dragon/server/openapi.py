@@ -374,9 +374,21 @@ _RESPONSES: dict[str, Any] = {
     "TooLarge": _message(
         "The body is too large.", "the request body is larger than 1048576 bytes: send several smaller requests"
     ),
+    "TooSlow": _message(
+        "The request did not come to its end in time, or its body too slowly; the connection is closed.",
+        "the head of the request was not whole within 20 seconds",
+    ),
+    "Full": _message(
+        "This process has as many connections open as it may.",
+        "this server has 20000 connections open, and takes no more: try again",
+        ["Retry-After"],
+    ),
     "InternalError": _message("A defect of dragon's.", "internal error, the log has it under reference 1f9a0c3e"),
     "Unavailable": _message(
-        "Redis cannot be reached. Nothing was created.", "Redis cannot be reached", ["Retry-After"]
+        "Redis cannot be reached, or this process has as many connections, streams, followed tasks or files open as it "
+        "may. Nothing was created.",
+        "Redis cannot be reached",
+        ["Retry-After"],
     ),
     "NotModified": _answer("You have it already.", headers=["ETag", "Cache-Control"]),
 }
@@ -431,12 +443,17 @@ _Call = tuple[tuple[str, ...], str, dict[str, Any]]
 def _operation(
     tag: str, summary: str, description: str, responses: Mapping[str, Any], curl: str = "", **more: Any
 ) -> dict[str, Any]:
-    common = {"405": _ref("MethodNotAllowed", "responses"), "500": _ref("InternalError", "responses")}
+    common = {
+        "405": _ref("MethodNotAllowed", "responses"),
+        "408": _ref("TooSlow", "responses"),
+        "500": _ref("InternalError", "responses"),
+    }
     answers = {
         code: _ref(answer, "responses") if isinstance(answer, str) else answer for code, answer in responses.items()
     }
     operation: dict[str, Any] = {"tags": [tag], "summary": summary, "description": description, **more}
-    operation["responses"] = dict(sorted((answers | common).items()))
+    full = {"503": _ref("Full", "responses")}  # on any path; most can have it for other reasons too
+    operation["responses"] = dict(sorted((full | answers | common).items()))
     return operation | {"curl": curl}
 
 
