@@ -53,6 +53,12 @@ def error_answer(error: DragonError) -> web.Response:
     return json_answer(error_body(error), error.http_status, headers)
 
 
+def http_error_answer(error: web.HTTPException) -> web.Response:
+    """What aiohttp raises for a request that it cannot serve, in the contract's shape."""
+    text = "there is nothing at this path, see /docs" if error.status == 404 else error.reason
+    return json_answer({"status": "error", "message": text}, error.status)
+
+
 @web.middleware
 async def answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Turns whatever goes wrong into the contract's shape, and answers preflights on every path."""
@@ -75,8 +81,7 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
         if error.status < 400:
             error.headers.update(COMMON_HEADERS)
             raise
-        text = "there is nothing at this path, see /docs" if error.status == 404 else error.reason
-        return json_answer({"status": "error", "message": text}, error.status)
+        return http_error_answer(error)
     except ConnectionResetError:
         raise
     except Exception:
