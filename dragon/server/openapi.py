@@ -319,6 +319,7 @@ _HEADERS: dict[str, Any] = {
     name: {"description": text, "schema": {"type": "string"}}
     for name, text in {
         "Allow": "The methods that this path has.",
+        "Content-Range": "The size of the file, `bytes */1234`.",
         "Cache-Control": "How long a browser may keep it; `no-store` on every error.",
         "ETag": "Send it back in `If-None-Match`.",
         "Location": "Where the output file is.",
@@ -370,6 +371,15 @@ _RESPONSES: dict[str, Any] = {
     "UnknownKey": _message("Nobody knows the key, or its time is over.", "unknown task key"),
     "UnknownKeyOrFilename": _message("The key is not known, or the filename not valid.", "unknown task key"),
     "NoSuchFile": _message("There is no such file, or its time is over.", "there is no such file"),
+    "Changed": _message(
+        "`If-Match` or `If-Unmodified-Since` ask for another file.",
+        "the file is another one than If-Match or If-Unmodified-Since ask for",
+    ),
+    "NoSuchPart": _message(
+        "The file has no such part.",
+        "the file has no such part, or the Range header asks for several: Content-Range tells its size",
+        ["Content-Range"],
+    ),
     "MethodNotAllowed": _message("This path has other methods.", "PUT is not allowed here, use GET", ["Allow"]),
     "TooLarge": _message(
         "The body is too large.", "the request body is larger than 1048576 bytes: send several smaller requests"
@@ -708,7 +718,8 @@ def _file_calls(config: Config) -> Iterator[_Call]:
                 "206": _answer("The wanted part.", {"*/*": {}}),
                 "304": "NotModified",
                 "404": "NoSuchFile",
-                "416": _answer("There is no such part."),
+                "412": "Changed",
+                "416": "NoSuchPart",
             },
         ),
     )
