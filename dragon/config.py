@@ -79,6 +79,8 @@ class FetchConfig(_Section):
     connect_timeout: float = Field(5.0, gt=0)
     timeout: float = Field(60.0, gt=0)
     idle_timeout: float = Field(10.0, gt=0)
+    slow_timeout: float = Field(8.0, gt=0)
+    least_rate: int = Field(1000, ge=1)
 
 
 class LimitsConfig(_Section):

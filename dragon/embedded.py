@@ -265,7 +265,7 @@ class EmbeddedRedis:
             # A write reaches the kernel before it is answered, so a Redis that dies loses nothing; when the machine
             # dies, about a second is lost: _Syncer sees to that, not Redis, whose own `everysec` keeps answered writes
             # to itself for as long as the disk is busy with the last second's (kill -9 lost some of them in 1 of 60
-            # tries, docs/adr/0009). `always` would wait for the disk on every turn of the loop; who must not lose that
+            # tries, docs/adr/0010). `always` would wait for the disk on every turn of the loop; who must not lose that
             # second repeats with an Idempotency-Key.
             "appendfsync": "no",
             # Below this size a rewrite would cost a core for a second now and then, and save a restart nothing.

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_address
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 from urllib.parse import urljoin
 
 import aiohttp
@@ -208,8 +208,8 @@ class Fetcher:
     async def _download(self, url: str, target: _Target) -> Path:
         async with self._slots:
             try:
-                async with asyncio.timeout(self._config.timeout):
-                    return await self._follow(target)
+                async with asyncio.timeout(self._config.timeout), _Pace(self._config) as pace:
+                    return await self._follow(target, pace)
             except _Failed as failed:
                 reason = str(failed)
             except (aiohttp.ClientError, TimeoutError) as error:
@@ -222,12 +222,12 @@ class Fetcher:
                 reason = "the download failed"
         raise TaskError(_sentence(url, reason))
 
-    async def _follow(self, target: _Target) -> Path:
+    async def _follow(self, target: _Target, pace: _Pace) -> Path:
         for _ in range(self._config.max_redirects + 1):
             self._check_name(target.host)
             async with self._session(target).get(target.url, allow_redirects=False) as response:
                 if response.status not in _REDIRECTS:
-                    return await self._receive(response)
+                    return await self._receive(response, pace)
                 target = _parse_redirect(target, response.headers.get("Location", ""))
         raise _Failed(f"it redirects more than {self._config.max_redirects} times")
 
@@ -237,17 +237,17 @@ class Fetcher:
         if is_internal_name(host) and not self._allow.has_host(host) and not self._allow.has_networks:
             raise _Failed(_NOT_FOUND)
 
-    async def _receive(self, response: aiohttp.ClientResponse) -> Path:
+    async def _receive(self, response: aiohttp.ClientResponse, pace: _Pace) -> Path:
         if response.status != 200:
             raise _Failed(f"the server answered {response.status}")
         _check_encoding(response)
         if (response.content_length or 0) > self._config.max_bytes:
             raise self._too_large()
         with _new_file(self._scratch) as (path, file):
-            await self._save(response, file)
+            await self._save(response, file, pace)
         return path
 
-    async def _save(self, response: aiohttp.ClientResponse, file: BinaryIO) -> None:
+    async def _save(self, response: aiohttp.ClientResponse, file: BinaryIO, pace: _Pace) -> None:
         size = 0
         # These bytes are unpacked ones, a chunk at most: a bomb of gzip takes no more room than any large file.
         async for chunk in response.content.iter_chunked(CHUNK):
@@ -255,6 +255,7 @@ class Fetcher:
             if size > self._config.max_bytes:
                 raise self._too_large()
             file.write(chunk)
+            pace.received(len(chunk))
             # Nor more time of the others: while a bomb goes off there is always a next chunk, and reading never waits.
             await asyncio.sleep(0)
 
@@ -334,6 +335,35 @@ class Fetcher:
                 return "the server's answer is incomplete or damaged"
             case _:
                 return "the connection to the server broke off"
+
+
+class _Pace:
+    """Gives up a download that is slower than it may be: every byte puts the end off, never further than the patience.
+
+    Raises _Failed. A server that sends a byte now and then is not silent, and may else hold its task for `timeout`.
+    """
+
+    def __init__(self, config: FetchConfig) -> None:
+        self._patience = config.slow_timeout
+        self._rate = config.least_rate
+        self._timeout = asyncio.timeout(self._patience)
+        self._ends = 0.0
+
+    async def __aenter__(self) -> _Pace:
+        await self._timeout.__aenter__()
+        self._ends = self._timeout.when() or 0.0
+        return self
+
+    async def __aexit__(self, *error: Any) -> None:
+        try:
+            await self._timeout.__aexit__(*error)
+        except TimeoutError:
+            raise _Failed(f"it came slower than {self._rate} bytes a second for {self._patience:g} seconds") from None
+
+    def received(self, size: int) -> None:
+        latest = asyncio.get_running_loop().time() + self._patience
+        self._ends = min(self._ends + size / self._rate, latest)
+        self._timeout.reschedule(self._ends)
 
 
 class _Resolver(AbstractResolver):

@@ -239,9 +239,10 @@ def _as_numbers(texts: str | list[str]) -> Any:
     if isinstance(texts, list):
         return [_as_numbers(text) for text in texts]
     try:
-        return int(texts)
+        number = int(texts)
     except ValueError:
         return texts
+    return number if -(1 << 63) <= number < 1 << 64 else texts  # JSON has no larger ones here
 
 
 def parameters_schema(task: Task) -> dict[str, Any]:

@@ -426,3 +426,11 @@ def bounds_(ctx: Context) -> Any:
 def pid(ctx: Context) -> int:
     """Tell the executor's number."""
     return os.getpid()
+
+
+@task("test.flood", timeout=600)
+def flood(ctx: Context, seconds: float, size: int = 1000) -> None:
+    """Report progress of so many bytes fifty times a second."""
+    for number in range(round(50 * seconds)):
+        time.sleep(0.02)
+        ctx.progress({"number": number, "padding": "x" * size})

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 import redis
+from click.testing import CliRunner
 
+from dragon.cli import dragon
 from dragon.cli.audit import MOST_PRINTED, as_lines
 from dragon.config import ROOT
 from dragon.keys import new_keys
@@ -28,11 +30,16 @@ def start(url: str, tmp_path: Path, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=ROOT, env=config, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+@pytest.fixture(autouse=True)
+def short_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing moves in these tests."""
+    monkeypatch.setattr("dragon.cli.audit.PAUSE", 0.05)
+
+
 def run(url: str, tmp_path: Path, *arguments: str) -> tuple[int, str, str]:
     """Exit code, output, errors."""
-    process = start(url, tmp_path, *arguments)
-    output, errors = process.communicate(timeout=30)
-    return process.returncode, output, errors
+    result = CliRunner().invoke(dragon, ["audit", *arguments], env=environment(test_config(tmp_path, url)))
+    return result.exit_code, result.stdout, result.stderr
 
 
 def break_it(url: str) -> None:
@@ -112,8 +119,9 @@ def test_wait_looks_again_until_all_is_sound(redis_url: str, tmp_path: Path) -> 
 
 
 def test_no_redis_is_neither_sound_nor_unsound(tmp_path: Path) -> None:
-    code, output, errors = run("redis://:a-secret@127.0.0.1:1", tmp_path)
-    assert (code, output) == (2, "")
+    process = start("redis://:a-secret@127.0.0.1:1", tmp_path)
+    output, errors = process.communicate(timeout=30)
+    assert (process.returncode, output) == (2, "")
     last = errors.splitlines()[-1]
     assert last == "dragon: the task store cannot be reached, try again (redis://***@127.0.0.1:1)"
     assert "a-secret" not in errors

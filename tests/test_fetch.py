@@ -997,6 +997,43 @@ async def test_a_trickle_that_is_never_idle_ends_at_the_time_for_the_whole(
     assert reason == "it took longer than 0.3 seconds"
 
 
+@pytest.mark.parametrize(
+    "head", [b"HTTP/1.1 200 OK\r\n\r\n", b"HTTP/1.1 200 OK\r\nX: ", b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 99_000]
+)
+async def test_a_trickle_is_given_up_when_it_has_been_slow_for_too_long(
+    serve_raw: ServeRaw, make_fetcher: MakeFetcher, folder: Path, head: bytes
+) -> None:
+    async def trickle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(head)
+        while True:
+            writer.write(b"x")
+            await writer.drain()
+            await asyncio.sleep(0.02)
+
+    url = await serve_raw(trickle)
+    began = asyncio.get_running_loop().time()
+    reason = await failure(make_fetcher(slow_timeout=0.3), url, folder)
+    assert reason == "it came slower than 1000 bytes a second for 0.3 seconds"
+    assert asyncio.get_running_loop().time() - began < 5  # the time for the whole is 60
+
+
+async def test_a_download_that_is_just_fast_enough_may_take_its_time(
+    serve_raw: ServeRaw, make_fetcher: MakeFetcher, folder: Path
+) -> None:
+    async def walk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 20000\r\n\r\n")
+        for _ in range(20):
+            writer.write(b"x" * 1000)
+            await writer.drain()
+            await asyncio.sleep(0.05)
+
+    url = await serve_raw(walk)
+    path = await make_fetcher(slow_timeout=0.5).fetch(url, folder)
+    assert path.stat().st_size == 20_000
+
+
 async def test_the_time_for_the_whole_runs_through_redirects(
     serve: Serve, make_fetcher: MakeFetcher, folder: Path
 ) -> None:

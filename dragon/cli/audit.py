@@ -61,7 +61,7 @@ async def _audit(config: Config, wait: float) -> Report:
     ends = time.monotonic() + wait
     try:
         while True:
-            report = await look(config, redis)
+            report = await look(config, redis, pause=PAUSE)
             if report.is_sound or time.monotonic() >= ends:
                 return report
             await asyncio.sleep(PAUSE)

@@ -67,6 +67,12 @@ def error_bytes(error: DragonError) -> bytes:
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + answer.body
 
 
+def http_error_answer(error: web.HTTPException) -> web.Response:
+    """What aiohttp raises for a request that it cannot serve, in the contract's shape."""
+    text = "there is nothing at this path, see /docs" if error.status == 404 else error.reason
+    return json_answer({"status": "error", "message": text}, error.status)
+
+
 @web.middleware
 async def answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Turns whatever goes wrong into the contract's shape, and answers preflights on every path."""
@@ -89,8 +95,7 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
         if error.status < 400:
             error.headers.update(COMMON_HEADERS)
             raise
-        text = "there is nothing at this path, see /docs" if error.status == 404 else error.reason
-        return json_answer({"status": "error", "message": text}, error.status)
+        return http_error_answer(error)
     except ConnectionResetError:
         raise
     except ResponseError as error:  # full, read-only, forbidden, or a key of another type: it answers, and says no

@@ -21,7 +21,7 @@ from dragon.server.answers import answer_errors
 from dragon.server.health import Health
 from dragon.server.outputs import Outputs
 from dragon.server.pages import Pages
-from dragon.server.patience import Patience, cut_vanished
+from dragon.server.patience import Patience, limit_leftovers
 from dragon.server.protocol import Runner, Tally
 from dragon.server.room import Room, open_files_limit
 from dragon.server.v1 import Version1
@@ -106,7 +106,7 @@ async def serve(config: Config, redis_url: str, *, reuse_port: bool = False) -> 
         site = web.TCPSite(runner, config.server.host, config.server.port, reuse_port=reuse_port or None, backlog=1024)
         await site.start()
         for listener in site._server.sockets:  # type: ignore[union-attr]
-            cut_vanished(listener, patience.seconds)
+            limit_leftovers(listener, patience.leftovers)
         watching = asyncio.create_task(runner.watch(), name="slow clients")
         calm_collector()
         print(f"dragon server listening on {config.public_url}", flush=True)

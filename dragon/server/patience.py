@@ -32,6 +32,11 @@ class Patience:
         """Seconds between two looks at a connection: who is too slow is cut within 1.25 times `seconds`."""
         return self.seconds / 8
 
+    @property
+    def leftovers(self) -> float:
+        """Seconds for what is still unsent when a connection is closed."""
+        return 1.5 * self.seconds
+
 
 class Pace:
     """Something that has to get on: a goal in bytes, and when the one before it was reached."""
@@ -69,10 +74,11 @@ def taken(transport: Transport) -> tuple[int, int]:
     return accepted, here + int.from_bytes(fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
 
 
-def cut_vanished(listener: socket.socket, seconds: float) -> None:
-    """Lets the kernel end connections whose client accepts nothing for so long; accepted sockets inherit it.
+def limit_leftovers(listener: socket.socket, seconds: float) -> None:
+    """Lets the kernel give up what a client has not accepted for so long; accepted sockets inherit it.
 
-    It also reaches those that this process has closed already and that have something unsent.
+    It is for connections that this process has closed and that have something unsent: nobody else looks at those. To
+    open ones it comes second, because it does not tell the client, which would notice nothing until it sends something.
     """
     if hasattr(socket, "TCP_USER_TIMEOUT"):
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(1000 * seconds))

@@ -10,15 +10,16 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter
+from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from typing import Any
 
-from aiohttp import web
+from aiohttp import HttpVersion10, HttpVersion11, web
 from aiohttp.http_exceptions import ContentEncodingError, HttpProcessingError, InvalidURLError, LineTooLong
 from aiohttp.web_protocol import PayloadAccessError, RequestHandler, RequestPayloadError
 
 from dragon.errors import BadRequest, Full, ParameterError, TooSlow
-from dragon.server.answers import error_answer, error_bytes
+from dragon.server.answers import error_answer, error_bytes, http_error_answer
 from dragon.server.patience import Pace, Patience, reset, taken
 
 log = logging.getLogger("dragon.server")
@@ -29,6 +30,7 @@ _TEXTS: dict[type[Exception], tuple[str, str, str]] = {
     InvalidURLError: ("url", "path", "the URL is not valid: write what is not ASCII as %XX, in UTF-8"),
     ContentEncodingError: ("body", "body", "the body's Content-Encoding is not supported, use gzip or none"),
 }
+_VERSIONS = frozenset({HttpVersion10, HttpVersion11})
 _NOT_HTTP = ("request", "header", "this is not a valid HTTP/1.1 request")
 
 REFUSAL_WAIT = 1.0  # seconds that a connection too many has for its request, to be answered, and to be gone
@@ -131,6 +133,10 @@ class Protocol(RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
+        if isinstance(exc, ConnectionResetError):  # while it was told to go on with its body: nobody hears the answer
+            answer = web.Response(status=400)
+            answer.force_close()
+            return answer
         if not isinstance(exc, _CLIENTS_FAULTS):
             return super().handle_error(request, status, exc, message)
         self.log_exception(exc_info=exc)
@@ -140,6 +146,13 @@ class Protocol(RequestHandler):
         answer = error_answer(BadRequest(ParameterError(*text)))
         answer.force_close()
         return answer
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        if isinstance(resp, web.HTTPException):  # aiohttp's own answer to an `Expect` that it does not know
+            resp = http_error_answer(resp)
+        return await super().finish_response(request, resp, start_time)
 
 
 def _too_slow(part: str, patience: Patience) -> TooSlow:
@@ -256,6 +269,13 @@ class Server(web.Server):
             log.info("slow clients: %d connections cut, too slow with the %s", count, what)
 
 
+async def _refuse_version(request: web.BaseRequest) -> web.StreamResponse:
+    request._version = HttpVersion11  # which the answer would repeat; the property remembers
+    answer = error_answer(BadRequest(ParameterError(*_NOT_HTTP)))
+    answer.force_close()
+    return answer
+
+
 class Runner(web.AppRunner):
     """Runs an application on a `Server`."""
 
@@ -272,8 +292,13 @@ class Runner(web.AppRunner):
 
     async def _make_server(self) -> web.Server:
         made = await super()._make_server()
+        handler = made.request_handler
+
+        def handle(request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
+            return handler(request) if request._version in _VERSIONS else _refuse_version(request)
+
         return Server(
-            made.request_handler,
+            handle,
             request_factory=made.request_factory,
             handler_cancellation=made.handler_cancellation,
             loop=made._loop,

@@ -8,14 +8,17 @@ happened in between; where a task stands is then searched in one step, in which 
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from redis.exceptions import ResponseError
+
 from dragon.config import Config
-from dragon.connections import Redis
+from dragon.connections import Argument, Redis
 from dragon.files.audit import audit_files, audit_scratch
 from dragon.keys import is_key
 from dragon.signing import ACCOUNT_ID
@@ -31,6 +34,8 @@ SCAN_COUNT, TASKS_A_TRIP, ENTRIES_A_TRIP, BYTES_A_TRIP = 500, 100, 500, 256 * 10
 MOST_SEARCHED = 1000
 
 LANE_MARK = "@"  # between the names of a queue and of an account, in the name of that account's lane
+
+_NUMBER = re.compile(rb"-?\d{1,18}")  # as HINCRBY writes it
 
 Suspicions = dict[Finding, object]  # with what would have changed if anything had happened meanwhile
 T = TypeVar("T")
@@ -205,22 +210,43 @@ class _Look:
     def _suspect(self, finding: Finding, evidence: object = None) -> None:
         self.suspicions[finding] = evidence
 
+    async def _ask(self, command: str, name: str, *arguments: Argument) -> Any:
+        """The reply of a command, None when what stands under that name is of another type than dragon keeps there."""
+        try:
+            return await self._redis.command(command, name, *arguments)
+        except ResponseError as error:
+            if not str(error).startswith("WRONGTYPE"):
+                raise
+            text = f"{name} is of another type than dragon keeps there, so nobody can use it"
+            self._suspect(Finding("damaged", name, f"{text}: see what it is (TYPE {name}), and delete it (DEL {name})"))
+            return None
+
+    async def _scan(self, command: str, name: str) -> AsyncIterator[list[bytes]]:
+        """All that SSCAN or ZSCAN finds, a piece at a time; some of it may come twice."""
+        cursor = b"0"
+        while (reply := await self._ask(command, name, cursor, "COUNT", SCAN_COUNT)) is not None:
+            cursor, found = reply
+            yield found
+            if cursor == b"0":
+                return
+
     # Tasks
 
     async def _read_leases(self) -> None:
         seconds, microseconds = await self._redis.command("TIME")
         self._now = int(seconds) + int(microseconds) / 1e6
-        found = await self._redis.command("ZRANGE", names.WORKERS, 0, -1, "WITHSCORES")
-        for worker, lease in _pairs(found):
-            self.leases[worker.decode()] = float(lease)
+        found = await self._ask("ZRANGE", names.WORKERS, 0, -1, "WITHSCORES")
+        for worker, lease in _pairs(found or []):
+            name = worker.decode(errors="replace")
+            self.leases[name] = float(lease)
             if float(lease) < self._now:
-                text = f"the lease of the worker {worker.decode()} is over, and nobody has cleaned up after it"
+                text = f"the lease of the worker {name} is over, and nobody has cleaned up after it"
                 sentence = f"{text}: start a worker, it does that within seconds"
                 self._suspect(Finding("leftover", names.WORKERS, sentence), lease)
 
     async def _read_tasks(self) -> None:
         keys: list[str] = []
-        async for found in _scan(self._redis, "SCAN"):
+        async for found in _scan_all(self._redis):
             for raw in found:
                 name = raw.decode(errors="replace")
                 key = name.removeprefix(names.TASK)
@@ -273,13 +299,20 @@ class _Look:
             self.accounts[account]  # one that has no tasks any more
         for some in _chunks(list(self.accounts), TASKS_A_TRIP):
             replies = await asyncio.gather(
-                *(self._redis.command("HMGET", names.ACCOUNT + account, "queued", "bytes") for account in some)
+                *(self._ask("HMGET", names.ACCOUNT + account, "queued", "bytes") for account in some)
             )
-            for account, (queued, size) in zip(some, replies, strict=True):
-                found = self.accounts[account]
-                difference = _Difference(found.history, int(queued or 0), found.waiting, int(size or 0), found.bytes)
-                if difference.queued != found.waiting or difference.bytes != found.bytes:
-                    self.differences[account] = difference
+            for account, reply in zip(some, replies, strict=True):
+                if reply is not None:
+                    self._compare(account, reply[0] or b"0", reply[1] or b"0")
+
+    def _compare(self, account: str, queued: bytes, size: bytes) -> None:
+        found, name = self.accounts[account], names.ACCOUNT + account
+        if not (_NUMBER.fullmatch(queued) and _NUMBER.fullmatch(size)):
+            text = f"it counts {size!r} bytes of output files and {queued!r} tasks queued, which are no numbers"
+            mend = f"HSET {name} queued {found.waiting} bytes {found.bytes}"
+            self._suspect(Finding("damaged", name, f"{text}: {mend}"), found.history)
+        elif (int(queued), int(size)) != (found.waiting, found.bytes):
+            self.differences[account] = _Difference(found.history, int(queued), found.waiting, int(size), found.bytes)
 
     # Where tasks stand
 
@@ -287,7 +320,7 @@ class _Look:
         """RQ's registries of what runs: KEY:ATTEMPT by dragon's workers, KEY:HEX with a deadline by RQ's own."""
         for queue in self._names.wips:
             entries: list[tuple[str, str, float]] = []
-            async for found in _scan(self._redis, "ZSCAN", names.RQ_WIP + queue):
+            async for found in self._scan("ZSCAN", names.RQ_WIP + queue):
                 for member, score in _pairs(found):
                     key, _, attempt = member.decode(errors="replace").partition(":")
                     entries.append((key, attempt, float(score)))
@@ -340,8 +373,7 @@ class _Look:
         """What moved while the lists were read waits no more, or was not there when the tasks were read."""
         for some in _chunks(list(suspected), TASKS_A_TRIP):
             for key, picture in (await self._pictures(some)).items():
-                if picture.state.phase == "w":
-                    self.displaced[key] = _Displaced(picture, suspected[key])
+                self.displaced[key] = _Displaced(picture, suspected[key])
         for some in _chunks(list(strangers), TASKS_A_TRIP):
             pictures = await self._pictures(some)
             for key in some:
@@ -374,7 +406,7 @@ class _Look:
                     Finding("lane", own, f"{text}: start a worker of this queue, it mends that within seconds"),
                     evidence,
                 )
-            lanes.append(((account or b"").decode(), length, count))
+            lanes.append(((account or b"").decode(errors="replace"), length, count))
         for name, waiting, turn_count in lanes:
             if waiting and turn_count != 1:
                 text = f"tasks of {name} wait in the queue {queue!r}, and it has {turn_count} turns in {turns}, not one"
@@ -386,11 +418,11 @@ class _Look:
         for worker in self._names.workers | self._names.holdings:
             if worker not in self.leases and not await self._redis.command("ZSCORE", names.WORKERS, worker):
                 text = f"{names.WORKER}{worker} is of a worker that has no lease, so nobody will clean up after it"
-                mend = f"DEL {names.WORKER}{worker} {names.WORKER}{worker}:tasks"
+                mend = f"list it (ZADD {names.WORKERS} 0 {worker}), and another worker does"
                 self._suspect(Finding("leftover", names.WORKER + worker, f"{text}: {mend}"))
         for worker in self._names.holdings:
             name = f"{names.WORKER}{worker}:tasks"
-            async for found in _scan(self._redis, "SSCAN", name):
+            async for found in self._scan("SSCAN", name):
                 keys = [raw.decode(errors="replace") for raw in found]
                 unknown = [key for key in keys if not self._is_held(key, worker)]
                 await self._judge_held(name, worker, unknown)
@@ -421,10 +453,10 @@ class _Look:
     async def _expect_tasks(self, name: str, otherwise: str, mend: str) -> None:
         """Whether the tasks exist that a sorted set lists; those whose life is over are the sweep's."""
         first = 0
-        while found := await self._redis.command("ZRANGE", name, first, first + ENTRIES_A_TRIP - 1, "WITHSCORES"):
+        while found := await self._ask("ZRANGE", name, first, first + ENTRIES_A_TRIP - 1, "WITHSCORES"):
             pairs = list(_pairs(found))
             first += len(pairs)
-            keys = [key.decode() for key, score in pairs if float(score) > self._now + NEARLY_OVER]
+            keys = [key.decode(errors="replace") for key, score in pairs if float(score) > self._now + NEARLY_OVER]
             keys = [key for key in keys if is_key(key)]
             if keys and await self._redis.command("EXISTS", *(names.TASK + key for key in keys)) < len(keys):
                 for key in keys:
@@ -435,7 +467,9 @@ class _Look:
         for digests in _chunks(sorted(self._names.reuses), TASKS_A_TRIP):
             values = await self._redis.command("MGET", *(names.REUSE + digest for digest in digests))
             lives = await asyncio.gather(*(self._redis.command("PTTL", names.REUSE + one) for one in digests))
-            keys = {digest: value.decode() for digest, value in zip(digests, values, strict=True) if value}
+            keys = {
+                digest: value.decode(errors="replace") for digest, value in zip(digests, values, strict=True) if value
+            }
             pictures = await self._pictures(list(set(keys.values())))
             for digest, life in zip(digests, lives, strict=True):
                 if digest in keys and not 0 <= life < NEARLY_OVER * 1000:
@@ -512,18 +546,18 @@ async def _search(redis: Redis, first: dict[str, _Displaced], second: dict[str, 
             main = names.RQ_QUEUE + picture.queue
             lists = {main, f"{main}{LANE_MARK}{picture.account}", *first[key].places, *second[key].places}
             async for _, found, _ in examine(redis, [key], sorted(lists)):
-                if isinstance(found, Picture) and found.moment == picture.moment:
+                if isinstance(found, Picture):
                     findings += judge_places(found)
         else:
             findings += judge_places(picture)
     return findings
 
 
-async def _scan(redis: Redis, command: str, *name: str) -> AsyncIterator[list[bytes]]:
-    """All that SCAN, SSCAN or ZSCAN finds, a piece at a time; some of it may come twice."""
+async def _scan_all(redis: Redis) -> AsyncIterator[list[bytes]]:
+    """All names in Redis, a piece at a time; some of them may come twice."""
     cursor = b"0"
     while True:
-        cursor, found = await redis.command(command, *name, cursor, "COUNT", SCAN_COUNT)
+        cursor, found = await redis.command("SCAN", cursor, "COUNT", SCAN_COUNT)
         yield found
         if cursor == b"0":
             return

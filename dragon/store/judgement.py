@@ -16,6 +16,9 @@ NEARLY_OVER = 5
 #: Owners of this kind are work horses of RQ's own worker, which keeps RQ's registries itself.
 RQ_HORSE = "rq-"
 
+#: What the scripts take for a task's (see `read` in _shared.lua); whatever else stands there is damaged.
+_STATE = re.compile(rb"(\d{1,9}) (\d{1,9}) ([wre]) (\S*) (\S*)")
+_FACTS = re.compile(rb"\d{1,9} ([\w-]*) ([\w-]*)")
 _HEAD = re.compile(rb'\{"status":"(\w+)","key":"([A-Z2-7]{26})"')
 
 
@@ -62,30 +65,38 @@ def read_picture(key: str, reply: Sequence[Any]) -> Picture | Finding | None:
     state, facts, origin, rq_status, size, head, life, listed, lease, wip, finished, failed, expires, places = reply
     if state is None:
         return None
-    found = _HEAD.match(head)
-    try:
-        _, account, reuse = facts.decode().split(" ")
-        return Picture(
-            key,
-            State.read(state),
-            account,
-            reuse,
-            (origin or b"").decode(),
-            (rq_status or b"").decode(),
-            None if size is None else int(size),
-            found[1].decode() if found is not None and found[2].decode() == key else "",
-            int(life),
-            listed == 1,
-            _number(lease),
-            _number(wip),
-            _number(finished),
-            _number(failed),
-            _number(expires),
-            tuple(place.decode() for place in places),
-        )
-    except (ValueError, AttributeError):
-        text = f"its hash {names.TASK}{key} is damaged (state {state!r}, facts {facts!r}), so nobody can work on it"
-        return Finding("damaged", key, f"{text}: delete it (DEL {names.TASK}{key}) and create the task again")
+    read, found, line = read_state(state), _FACTS.fullmatch(facts or b""), _HEAD.match(head)
+    if read is None or found is None or origin is None or not (size is None or size.isdigit()):
+        name = names.TASK + key
+        text = f"its hash {name} is damaged (state {state!r}, facts {facts!r}), so nobody can work on it"
+        return Finding("damaged", key, f"{text}: delete it (DEL {name}) and create the task again")
+    return Picture(
+        key,
+        read,
+        found[1].decode(),
+        found[2].decode(),
+        origin.decode(errors="replace"),
+        (rq_status or b"").decode(errors="replace"),
+        None if size is None else int(size),
+        line[1].decode() if line is not None and line[2].decode() == key else "",
+        int(life),
+        listed == 1,
+        _number(lease),
+        _number(wip),
+        _number(finished),
+        _number(failed),
+        _number(expires),
+        tuple(place.decode(errors="replace") for place in places),
+    )
+
+
+def read_state(field: bytes) -> State | None:
+    """The field `state` of a task, None when it is not as the scripts write it."""
+    found = _STATE.fullmatch(field)
+    if found is None:
+        return None
+    owner, feeds = (text.decode(errors="replace") for text in found.group(4, 5))
+    return State(int(found[1]), int(found[2]), found[3].decode(), owner, feeds)
 
 
 def _number(score: bytes | None) -> float | None:
@@ -101,9 +112,6 @@ def judge(picture: Picture, now: float) -> Iterator[Finding]:
             yield from _judge_reserved(picture, now)
         case "e":
             yield from _judge_ended(picture, now)
-        case other:
-            text = f"its phase is {other!r}, which is none of w, r and e"
-            yield Finding("damaged", picture.key, f"{text}: delete it (DEL {names.TASK}{picture.key})")
 
 
 def _judge_waiting(picture: Picture) -> Iterator[Finding]:
@@ -163,6 +171,9 @@ def _judge_ended(picture: Picture, now: float) -> Iterator[Finding]:
         yield Finding("status", key, f"{text}: delete it (DEL {names.TASK}{key}) and create it again")
     else:
         yield from _judge_rq(picture, now)
+    if picture.state.feeds:
+        text = f"it has ended, but its state names followers ({picture.state.feeds}), who have had its end"
+        yield Finding("follower", key, f"{text}: nothing to do, they go with it")
     if picture.expires is None and picture.bytes is not None:
         text = f"it has output files, but {names.EXPIRIES} does not list it, so no sweep will remove them"
         yield Finding("life", key, f"{text}: have them removed now (ZADD {names.EXPIRIES} 0 {key})")

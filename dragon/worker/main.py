@@ -57,6 +57,7 @@ class Worker:
         self._engine = Engine(config, worker_id, self._redis, self._files, self._fetcher)
         self._watch = _QueueWatch(config, self._url)
         self._stopped = asyncio.Event()
+        self._dead_seen = asyncio.Event()  # workers died that had tasks: their scratch folders can go
 
     async def run(self) -> None:
         """Works until SIGTERM, SIGINT or RQ's shutdown command.
@@ -67,7 +68,6 @@ class Worker:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopped.set)
         scratch = ScratchLock(self._config.scratch_dir / self._engine.id)
-        remove_abandoned(self._config.scratch_dir)
         await self._engine.start()
         writing = asyncio.create_task(self._engine.writer.run(), name="writer")
         await self._register()
@@ -187,6 +187,8 @@ class Worker:
         count, orphans = await tasks.take_over_lost(self._redis, self._engine.id)
         if count:
             log.warning("%d tasks of dead workers are back in their queues", count)
+        if count or orphans:
+            self._dead_seen.set()
         for orphan in orphans:
             try:
                 status = parse_line(orphan.line, orphan.key)
@@ -223,17 +225,17 @@ class Worker:
                 log.warning("a command that is not understood: %r", message[:100])
 
     async def _sweep(self) -> None:
-        """Removes ended tasks, with their files, whose life is over, and what workers that were killed left behind."""
+        """Removes ended tasks, with their files, whose life is over, and what dead workers have left."""
         while True:
-            with contextlib.suppress(OSError):
-                await asyncio.to_thread(remove_abandoned, self._config.scratch_dir)
+            await asyncio.to_thread(remove_abandoned, self._config.scratch_dir)
             with contextlib.suppress(Unavailable, ResponseError):
                 while keys := await tasks.expired(self._redis, await workers.clock(self._redis), SWEEP_COUNT):
                     for key in keys:
                         await asyncio.to_thread(self._files.drop, key)
                     await tasks.forget(self._redis, keys)
                 await tasks.forget(self._redis, [])
-            await asyncio.sleep(self._config.files.sweep_interval)
+            await _wait_briefly(self._dead_seen, self._config.files.sweep_interval)
+            self._dead_seen.clear()
 
 
 class _QueueWatch:

@@ -186,6 +186,15 @@ class Pool:
             self._process.wait()
 
     async def _watch(self) -> None:
+        with contextlib.suppress(ConnectionError):  # as when it is killed before it has read an order
+            await self._read_answers()
+        self.give_up("the fork server is gone, so no executor can be started any more")
+        # It was killed: nobody else would end what its executors started.
+        for pid in self._by_pid:
+            kill_group(pid)
+        await asyncio.to_thread(kill_descendants)
+
+    async def _read_answers(self) -> None:
         while line := await self._reader.readline():
             message = orjson.loads(line)
             if "forked" in message:
@@ -201,11 +210,6 @@ class Pool:
                 if ended is not None and not ended.ended.done():
                     ended.ended.set_result(os.waitstatus_to_exitcode(message["status"]))
                     ended.close()
-        # The fork server was killed: nobody else would end what its executors started.
-        for pid in self._by_pid:
-            kill_group(pid)
-        self.give_up("the fork server is gone, so no executor can be started any more")
-        await asyncio.to_thread(kill_descendants)
 
     def give_up(self, reason: str) -> None:
         """From here on, no executors: whoever waits for `failed` hears why."""

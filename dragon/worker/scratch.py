@@ -37,16 +37,16 @@ class ScratchLock:
 
 
 def remove_abandoned(parent: Path) -> None:
-    """Removes the scratch folders of workers that died. Raises OSError when there is no such folder as `parent`."""
-    for folder in parent.iterdir():
+    """Removes the scratch folders of workers that died. Blocks."""
+    for lock in parent.glob(f"*/{_LOCK}"):
         try:
-            descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CLOEXEC)
+            descriptor = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
         except OSError:
-            continue  # none of a worker's, or gone
+            continue  # somebody else was faster, or it is another user's
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(folder, ignore_errors=True)
-        except OSError:
+            shutil.rmtree(lock.parent, ignore_errors=True)
+        except BlockingIOError:
             pass  # its worker lives
         finally:
             os.close(descriptor)

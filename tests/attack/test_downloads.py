@@ -15,6 +15,7 @@ from contextlib import closing
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import aiohttp
 import orjson
@@ -27,7 +28,11 @@ from dragon.config import ROOT, Config, FetchConfig
 from dragon.embedded import EmbeddedRedis, find_server
 from dragon.errors import TaskError
 from dragon.fetch import Fetcher
+from dragon.files import open_files
+from dragon.keys import new_key
 from dragon.signing import sign_url
+from dragon.task import OutputFile
+from dragon.worker.main import own_files
 from tests.attack.odd_worker import PUBLIC
 from tests.figures import FULL, note, scale, seeded
 from tests.private_addresses import REFUSED_URLS, canary
@@ -505,3 +510,61 @@ async def test_how_long_a_refusal_takes_does_not_depend_on_what_listens(
     # A connection that was tried would take seconds where nobody answers; milliseconds are the machine's own noise.
     assert max(medians.values()) < 1
     note("addresses", "time to refuse", ", ".join(f"{case} {1000 * found:.2f} ms" for case, found in medians.items()))
+
+
+# URLs of this very server are read from its disk.
+
+
+def test_the_servers_own_urls_lead_to_what_it_serves_and_nowhere_else(tmp_path: Path) -> None:
+    config = test_config(tmp_path, "")
+    files = open_files(config)
+    key, base = new_key(), config.public_url
+    made = tmp_path / "output.txt"
+    made.write_text("made")
+    files.keep(key, 1, [OutputFile("output", made)])
+    (tmp_path / "secret").write_text("secret")
+    local = own_files(config, files)
+    served = files.find(key, "output.txt")
+    assert local(f"{base}/files/{key}/output.txt") == served
+    assert local(f"{base}/files/{key}/output.txt?x=1#y") == served
+    assert local(f"{base}/static/sample.jpg") == SAMPLE
+    port = config.server.port
+    for url in (
+        f"{base}/files/{key}/..%2f..%2f..%2f..%2f..%2fsecret",
+        f"{base}/files/{key}/../../../../../secret",
+        f"{base}/files/{key}/%2e%2e",
+        f"{base}/files/{key}/.",
+        f"{base}/files/{key}/",
+        f"{base}/files/{key}/%00",
+        f"{base}/files/{key}/output.txt%00.jpg",
+        f"{base}/files/{key}/{'x' * 5000}",
+        f"{base}/files/{key}/{quote(str(tmp_path / 'secret'), safe='')}",
+        f"{base}/files/{key.lower()}/output.txt",
+        f"{base}/files/{key}%2f1/output.txt",
+        f"{base}/files/..%2f..%2fsecret/output.txt",
+        f"{base}/files/%2e%2e/secret",
+        f"{base}/files//{key}/output.txt",
+        f"{base}//files/{key}/output.txt",
+        f"{base}/static/%2e%2e/app.py",
+        f"{base}/static/..%2fapp.py",
+        f"{base}/static/index.html",
+        f"{base}/v1/tasks",
+        f"http://127.0.0.2:{port}/files/{key}/output.txt",
+        f"http://127.0.0.1:{port + 1}/files/{key}/output.txt",
+        f"http://localhost.:{port}/files/{key}/output.txt",
+        f"https://127.0.0.1:{port}/files/{key}/output.txt",
+        f"http://evil.example:{port}/files/{key}/output.txt",
+    ):
+        assert local(url) is None, url
+
+
+def test_an_output_that_is_a_link_is_not_kept(tmp_path: Path) -> None:
+    """A task may have unpacked a stranger's archive: what its output points to is not the task's to give away."""
+    (tmp_path / "secret").write_text("secret")
+    link = tmp_path / "output.txt"
+    link.symlink_to(tmp_path / "secret")
+    files = open_files(test_config(tmp_path, ""))
+    key = new_key()
+    with pytest.raises(OSError, match="symbolic link"):
+        files.keep(key, 1, [OutputFile("output", link)])
+    assert files.find(key, "output.txt") is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import io
+import select
 import socket
 import time
 from collections.abc import Mapping
@@ -123,8 +124,11 @@ class Wire:
         if time.monotonic() - begun > self.deadline:
             raise Hang(f"an answer took longer than {self.deadline} s: {request[:500]!r}")
 
-    def converse(self, request: bytes, methods: list[str] | None = None, *, half_close: bool = True) -> list[Heard]:
-        """Sends bytes on a connection of their own and reads answers until the server closes. Raises Hang."""
+    def converse(self, request: bytes, methods: list[str] | None = None, *, patience: float = 0.5) -> list[Heard]:
+        """Sends bytes on a connection of their own and reads answers until the server closes. Raises Hang.
+
+        After `patience` seconds of silence it is told that no more will come: it may have waited for the rest.
+        """
         self.close()
         begun = time.monotonic()
         data = b""
@@ -132,9 +136,14 @@ class Wire:
         try:
             with contextlib.suppress(ConnectionError):
                 given.sendall(request)
-                if half_close:
-                    given.shutdown(socket.SHUT_WR)
-                while chunk := given.recv(65536):
+                is_over = False
+                while True:
+                    if not is_over and not select.select([given], [], [], patience)[0]:
+                        given.shutdown(socket.SHUT_WR)
+                        is_over = True
+                    chunk = given.recv(65536)
+                    if not chunk:
+                        break
                     data += chunk
                     if time.monotonic() - begun > self.deadline:
                         raise TimeoutError
@@ -167,9 +176,13 @@ def answers_of(data: bytes, methods: list[str]) -> list[Heard]:
     while buffer.tell() < len(data):
         method = methods[len(found)] if len(found) < len(methods) else "GET"
         response = http.client.HTTPResponse(buffer, method=method)  # type: ignore[arg-type]
+        start = buffer.tell()
         try:
             response.begin()
             found.append(Heard(response.status, _headers(response), response.read()))
+        except http.client.RemoteDisconnected:
+            assert set(data[start:].split(b"\r\n")) == {b"HTTP/1.1 100 Continue", b""}, data
+            break  # it was to go on, and did not
         except http.client.HTTPException as error:
             raise AssertionError(f"what the server sent is no HTTP: {error!r} in {data!r}") from error
     return found

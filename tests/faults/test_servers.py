@@ -56,7 +56,7 @@ async def test_clients_of_a_killed_server_come_back_and_nothing_of_it_is_left(ow
     count = scale(200, 50)
     system = own_system()
     server = system.start_server()
-    system.start_worker("--executors", "2")
+    system.start_worker("--executors", "2", "--queues", "high,default")
 
     def definitions() -> list[dict[str, Any]]:
         return [
@@ -70,16 +70,25 @@ async def test_clients_of_a_killed_server_come_back_and_nothing_of_it_is_left(ow
             crowd = Crowd(client)
             await crowd.open(count, definitions)
             assert feeds_in_states(connection, crowd.keys)
+            waiting = Crowd(client)
+            await waiting.open(1, lambda: [{"task_name": "test.low"}])  # nobody serves that queue
+            dead = feeds_in_states(connection, waiting.keys)
             server.kill()
             await crowd.end()
             assert not any(stream.complete for stream in crowd.streams if set(stream.keys) - set(stream.finals()))
             coming = [asyncio.create_task(come_back(client, stream.keys)) for stream in crowd.streams]
             await asyncio.to_thread(system.start_server)
-            for stream, again in zip(crowd.streams, await asyncio.gather(*coming), strict=True):
-                finals = again.assert_ended()
+            for stream, later in zip(crowd.streams, await asyncio.gather(*coming), strict=True):
+                finals = later.assert_ended()
                 assert set(finals) == set(stream.keys)
                 assert {status["status"] for status in finals.values()} == {"success"}
                 assert stream.finals().items() <= finals.items(), "an end that was told before stays as it was"
+            again = asyncio.create_task(come_back(client, waiting.keys))
+            await eventually(lambda: feeds_in_states(connection, waiting.keys) - dead)
+            assert not feeds_in_states(connection, waiting.keys) & dead, "it went when somebody came back for the task"
+            async with client.session.delete(f"/v1/tasks/{waiting.keys[0]}", headers=SECRET) as response:
+                assert response.status == 200
+            assert (await again).assert_ended()
             began = time.monotonic()
             await eventually(lambda: not feeds_in_states(connection, crowd.keys), 30)
             await eventually(lambda: len(connection.pubsub_channels(names.FEED + "*")) == 1, 30)
@@ -92,30 +101,13 @@ async def test_clients_of_a_killed_server_come_back_and_nothing_of_it_is_left(ow
 
 
 async def _connections_at_rest(connection: redis.Redis) -> int:
-    """How many there are when the worker waits for its three queues."""
-    await eventually(lambda: sum(one["cmd"] == "blmove" for one in connection.client_list()) == 3, 30)
+    """How many there are when the worker waits for its two queues."""
+    await eventually(lambda: sum(one["cmd"] == "blmove" for one in connection.client_list()) == 2, 30)
     return len(connection.client_list())
 
 
 async def _nobody_follows(client: Client) -> bool:
     return await metric(client, "dragon_followed_tasks") == 0
-
-
-async def test_a_dead_servers_feed_goes_when_somebody_comes_back_for_the_task(own_system: OwnSystem) -> None:
-    system = own_system()
-    server = system.start_server()
-    with redis.Redis.from_url(system.config.redis.url) as connection:
-        async with system.client() as client:
-            crowd = Crowd(client)
-            await crowd.open(1, lambda: [{"task_name": "test.low"}])  # nobody serves that queue
-            dead = feeds_in_states(connection, crowd.keys)
-            server.kill()
-            await crowd.end()
-            await asyncio.to_thread(system.start_server)
-            again = asyncio.create_task(come_back(client, crowd.keys))
-            await eventually(lambda: feeds_in_states(connection, crowd.keys) - dead, 10)
-            assert not feeds_in_states(connection, crowd.keys) & dead
-            again.cancel()
 
 
 @pytest.mark.timeout(200)
