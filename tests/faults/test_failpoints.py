@@ -222,9 +222,9 @@ def attempt_of(status: dict[str, Any]) -> Any:
 
 async def streaming(lane: Lane, case: Case) -> float:
     """A client whose stream is cut comes back with its keys or, when it has none yet, with its Idempotency-Key."""
-    known = lane.tasks()
+    known, body = lane.tasks(), two(case, seconds=0.4)  # long enough for a server that has just begun to listen
     async with served(lane, case) as (session, replace):
-        stream = Stream(session, "/v1/create_stream", two(case), str(case))
+        stream = Stream(session, "/v1/create_stream", body, str(case))
         await replace()
         began = time.monotonic()
         await stream.over(WITHIN)
@@ -232,7 +232,7 @@ async def streaming(lane: Lane, case: Case) -> float:
         if stream.keys:
             again = Stream(session, "/v1/status_stream", {"tasks": stream.keys})
         else:
-            again = Stream(session, "/v1/create_stream", two(case), str(case))
+            again = Stream(session, "/v1/create_stream", body, str(case))
         await again.over(2 * WITHIN)
         seconds = time.monotonic() - began
         finals = again.check()
