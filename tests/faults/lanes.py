@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,6 +63,15 @@ class Lane:
             child.signal(signal.SIGTERM)
         for child in children:
             await eventually(lambda child=child: not child.is_alive, 20)
+
+    @contextlib.contextmanager
+    def closing(self) -> Iterator[None]:
+        """Kills what is left when the context ends: another test's tasks are not for this one's workers."""
+        try:
+            yield
+        finally:
+            for child in self.children:
+                child.kill()
 
     @contextlib.asynccontextmanager
     async def session(self) -> AsyncIterator[aiohttp.ClientSession]:

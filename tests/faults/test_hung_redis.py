@@ -80,10 +80,11 @@ class Caller:
 @contextlib.asynccontextmanager
 async def system(nursery: Nursery, config: Config) -> AsyncIterator[Lane]:
     lane = Lane(config, nursery)
-    running = [await lane.start("server"), await lane.worker(), await lane.worker()]
-    yield lane
-    assert all(child.is_alive for child in running), "a process has ended"
-    await lane.end(*running)
+    with lane.closing():
+        running = [await lane.start("server"), await lane.worker(), await lane.worker()]
+        yield lane
+        assert all(child.is_alive for child in running), "a process has ended"
+        await lane.end(*running)
 
 
 async def hang_and_go_on(

@@ -61,10 +61,11 @@ async def losing(nursery: Nursery, redis_url: str, chance: random.Random) -> Asy
     server = Lane(test_config(folder, proxy.url, **settings), nursery)
     worker = Lane(test_config(folder, redis_url, **settings), nursery)
     try:
-        async with proxy.serving():
-            running = [await server.start("server"), await worker.worker()]
-            yield server, proxy
-            await server.end(*running)
+        with server.closing(), worker.closing():
+            async with proxy.serving():
+                running = [await server.start("server"), await worker.worker()]
+                yield server, proxy
+                await server.end(*running)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -115,10 +115,11 @@ async def behind_proxies(
         nursery,
     )
     try:
-        async with server_proxy.serving(), worker_proxy.serving():
-            running = [await server.start("server"), await worker.worker()]
-            yield server, server_proxy, worker_proxy
-            await server.end(*running)
+        with server.closing(), worker.closing():
+            async with server_proxy.serving(), worker_proxy.serving():
+                running = [await server.start("server"), await worker.worker()]
+                yield server, server_proxy, worker_proxy
+                await server.end(*running)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -41,6 +41,13 @@ def folder() -> Iterator[Path]:
     shutil.rmtree(made, ignore_errors=True)
 
 
+@pytest.fixture
+def closing() -> Iterator[contextlib.ExitStack]:
+    """Contexts that end with the test."""
+    with contextlib.ExitStack() as stack:
+        yield stack
+
+
 @contextlib.contextmanager
 def small_disk(folder: Path) -> Iterator[bool]:
     """Makes the folder a disk of SMALL bytes, where we may; tells whether it is one. It has to be empty."""
@@ -84,11 +91,18 @@ async def create(session: aiohttp.ClientSession, definition: dict[str, Any]) -> 
 @contextlib.asynccontextmanager
 async def system(lane: Lane, **worker: Any) -> AsyncIterator[tuple[aiohttp.ClientSession, Child]]:
     """A server and a worker of one executor."""
-    running = [await lane.start("server"), await lane.start("worker", "--executors", "1", **worker)]
-    async with lane.session() as session:
-        yield session, running[1]
-    assert all(child.is_alive for child in running), "a process has ended"
-    await lane.end(*running)
+    with lane.closing():
+        running = [await lane.start("server"), await lane.start("worker", "--executors", "1", **worker)]
+        async with lane.session() as session:
+            yield session, running[1]
+        assert all(child.is_alive for child in running), "a process has ended"
+        await lane.end(*running)
+
+
+def remove(folder: Path) -> None:
+    """Removes a folder in which others remove things too."""
+    while folder.exists():
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 FILE = {"task_name": "step.file", "seconds": 0, "size": 200_000}
@@ -131,6 +145,14 @@ async def test_a_full_disk_for_scratch_is_an_error_that_says_so(nursery: Nursery
         await assert_sound(lane.config)
 
 
+def replace(folder: Path) -> None:
+    """Puts a file where a folder was; whoever needs the folder may make it again in between."""
+    while not folder.is_file():
+        remove(folder)
+        with contextlib.suppress(OSError):
+            folder.write_text("no folder")
+
+
 async def test_folders_that_are_removed_or_replaced_while_the_worker_runs(
     nursery: Nursery, redis_url: str, folder: Path
 ) -> None:
@@ -139,11 +161,10 @@ async def test_folders_that_are_removed_or_replaced_while_the_worker_runs(
     async with system(lane) as (session, worker):
         assert (await create(session, FILE))["status"] == "success"
         for gone in (files, scratch):
-            shutil.rmtree(gone)
+            remove(gone)
             await asyncio.sleep(0.3)  # several sweeps find nothing
             assert (await create(session, FILE))["status"] == "success", "a folder that is gone is made again"
-        shutil.rmtree(files)
-        files.write_text("no folder")
+        replace(files)
         status = await create(session, FILE)
         assert (status["status"], status["result"]) == (
             "error",
@@ -155,8 +176,7 @@ async def test_folders_that_are_removed_or_replaced_while_the_worker_runs(
         assert (await create(session, FILE))["status"] == "success"
 
         (own,) = scratch.iterdir()
-        shutil.rmtree(own)
-        own.write_text("no folder")
+        replace(own)
         status = await create(session, FILE)
         assert status["result"].startswith("the task's scratch folder cannot be made: Not a directory, reference")
         own.unlink()
@@ -231,7 +251,7 @@ async def create_until_refused(session: aiohttp.ClientSession) -> list[str]:
 
 @pytest.mark.timeout(120)
 async def test_clocks_that_are_an_hour_off_end_all_tasks_and_no_lease(
-    nursery: Nursery, redis_url: str, folder: Path
+    nursery: Nursery, redis_url: str, folder: Path, closing: contextlib.ExitStack
 ) -> None:
     life = 600  # seconds: less than the clocks are apart
     config = test_config(
@@ -240,6 +260,7 @@ async def test_clocks_that_are_an_hour_off_end_all_tasks_and_no_lease(
         **settings(files__life=life, files__sweep_interval=0.1, worker__lease=1, worker__heartbeat=0.2),
     )
     lane = Lane(config, nursery)
+    closing.enter_context(lane.closing())
     server = await lane.start("server", clock=-HOUR)
     ahead = await lane.start("worker", "--executors", "1", clock=HOUR)
     behind = await lane.start("worker", "--executors", "1", clock=-HOUR)
