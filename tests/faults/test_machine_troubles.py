@@ -140,6 +140,7 @@ async def test_folders_that_are_removed_or_replaced_while_the_worker_runs(
         assert (await create(session, FILE))["status"] == "success"
         for gone in (files, scratch):
             shutil.rmtree(gone)
+            await asyncio.sleep(0.3)  # several sweeps find nothing
             assert (await create(session, FILE))["status"] == "success", "a folder that is gone is made again"
         shutil.rmtree(files)
         files.write_text("no folder")
