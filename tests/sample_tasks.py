@@ -429,8 +429,8 @@ def pid(ctx: Context) -> int:
 
 
 @task("test.flood", timeout=600)
-def flood(ctx: Context, seconds: float, size: int = 1000) -> None:
-    """Report progress of so many bytes fifty times a second."""
-    for number in range(round(50 * seconds)):
-        time.sleep(0.02)
+def flood(ctx: Context, seconds: float, size: int = 20_000) -> None:
+    """Report progress of so many bytes twice a second."""
+    for number in range(round(2 * seconds)):
+        time.sleep(0.5)
         ctx.progress({"number": number, "padding": "x" * size})
