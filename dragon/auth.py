@@ -45,6 +45,7 @@ class Limits:
     tasks_per_minute: int | None = None  # created
     tasks_per_call: int | None = None
     bytes_stored: int | None = None  # of output files
+    streams: int | None = None  # open at once, waiting calls included, in one server process
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,6 +289,7 @@ class _LimitsTable(_Table):
     tasks_per_minute: int | None = Field(None, ge=0)
     tasks_per_call: int | None = Field(None, ge=0)
     bytes_stored: int | None = Field(None, ge=0)
+    streams: int | None = Field(None, ge=0)
 
 
 class _AccountTable(_Table):

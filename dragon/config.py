@@ -36,6 +36,11 @@ class ServerConfig(_Section):
     file_wait: float = Field(25.0, gt=0)
     heartbeat: float = Field(15.0, gt=0)
     stop_grace: float = Field(8.0, ge=0)
+    client_timeout: float = Field(20.0, gt=0)
+    client_rate: float = Field(50.0, gt=0)
+    connections: int = Field(20_000, ge=1)
+    streams: int = Field(15_000, ge=1)
+    followed: int = Field(1_000_000, ge=1)
 
 
 class RedisConfig(_Section):
@@ -74,6 +79,8 @@ class FetchConfig(_Section):
     connect_timeout: float = Field(5.0, gt=0)
     timeout: float = Field(60.0, gt=0)
     idle_timeout: float = Field(10.0, gt=0)
+    slow_timeout: float = Field(8.0, gt=0)
+    least_rate: int = Field(1000, ge=1)
 
 
 class LimitsConfig(_Section):
@@ -81,6 +88,10 @@ class LimitsConfig(_Section):
     frames: int = Field(1000, ge=1)
     output_pixels: int = Field(50_000_000, ge=1)
     result_bytes: int = Field(8 * (1 << 20), ge=1)
+    memory_bytes: int = Field(2 << 30, ge=0)
+    cpu_seconds: int = Field(300, ge=0)
+    file_bytes: int = Field(1 << 30, ge=0)
+    processes: int = Field(256, ge=0)
 
 
 class LogConfig(_Section):

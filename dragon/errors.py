@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 #: Exit code of a process that stopped because of a ConfigError (EX_CONFIG): starting it again does not help.
 EXIT_CONFIG = 78
+#: Seconds after which it may be worth to ask a process again that had too much open.
+FULL_RETRY = 2.0
 
 
 class DragonError(Exception):
@@ -64,10 +66,25 @@ class FilenameError(NotFound):
     """Raised when a task has no output file of the wanted name."""
 
 
+class TooSlow(DragonError):
+    """Raised when a client does not get on with sending the request that it has begun."""
+
+    http_status = 408
+
+
 class Unavailable(DragonError):
     """Raised when Redis cannot be reached or does not answer in time."""
 
     http_status = 503
+
+
+class Full(DragonError):
+    """Raised when this process has as much open as it may: connections, streams, followed tasks, files."""
+
+    http_status = 503
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, retry_after=FULL_RETRY)
 
 
 class ConfigError(DragonError):

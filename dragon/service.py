@@ -22,6 +22,7 @@ from dragon.files import Files
 from dragon.status import CANCELLED, ERROR, parse_line, timestamp, timestamp_of, unknown_line
 from dragon.store import tasks, workers
 from dragon.store.tasks import Line, Usage
+from dragon.streams import Place, Streams
 from dragon.task import Registry, Task
 
 
@@ -36,14 +37,18 @@ class FileAnswer:
 
 
 class Service:
-    """The verbs. Holds no state of its own but the feed's followers."""
+    """The verbs. Holds no state of its own but the feed's followers and their places."""
 
-    def __init__(self, config: Config, redis: Redis, feed: Feed, registry: Registry, files: Files) -> None:
+    def __init__(
+        self, config: Config, redis: Redis, feed: Feed, registry: Registry, files: Files, streams: Streams
+    ) -> None:
         self.config = config
         self.redis = redis
         self.feed = feed
         self.registry = registry
         self.files = files
+        self.streams = streams
+        self._places: dict[Follower, Place] = {}
 
     async def create(
         self, account: Account, definitions: Sequence[Definition], *, idempotency_key: str = ""
@@ -61,12 +66,27 @@ class Service:
         idempotency_key: str = "",
         single_flight: bool = False,
     ) -> tuple[list[Line], Follower]:
-        """As `create`, with a follower that misses nothing from then on; the caller has to `leave` it."""
+        """As `create`, with a follower that misses nothing from then on; the caller has to `leave` it.
+
+        Full, or Unauthorized, when there may be no more streams; no task was created then.
+        """
         self._check_call_limit(account, len(definitions))
+        place = self.streams.open(len(definitions), account)
+        try:
+            lines, follower = await self._create_and_follow(account, definitions, idempotency_key, single_flight)
+        except BaseException:
+            self.streams.close(place)
+            raise
+        self._places[follower] = place
+        return lines, follower
+
+    async def _create_and_follow(
+        self, account: Account, definitions: Sequence[Definition], idempotency_key: str, single_flight: bool
+    ) -> tuple[list[Line], Follower]:
         reuse_for = account.id if single_flight else ""
         new = queue.prepare_all(definitions, self.registry, reuse_for=reuse_for)
         # Followed before they exist: the first message may be here before the script's reply has been read.
-        follower = Follower([Line(task.key, 1, task.final, task.line) for task in new])
+        follower = Follower([Line(task.key, 1, task.final, task.line) for task in new], is_early=True)
         self.feed.add(follower)
         try:
             request = self._request(account, self.feed.id, idempotency_key)
@@ -74,6 +94,7 @@ class Service:
         except BaseException:
             self.feed.remove(follower)
             raise
+        follower.is_early = False
         if [line.key for line in lines] != [task.key for task in new]:
             self.feed.remove(follower)
             follower = await self._follow_lines(lines)
@@ -85,13 +106,21 @@ class Service:
         return _in_order(keys, found)
 
     async def follow(self, keys: Sequence[str]) -> tuple[list[Line], Follower]:
-        """The present statuses, and a follower of all that comes; the caller has to `leave` it."""
-        found = await tasks.follow(self.redis, self.feed.id, first_look(keys))
-        lines = _in_order(keys, found)
-        return lines, await self._follow_lines(lines)
+        """The present statuses, and a follower of all that comes; the caller has to `leave` it. Full as above."""
+        place = self.streams.open(len(set(keys)))
+        try:
+            found = await tasks.follow(self.redis, self.feed.id, first_look(keys))
+            lines = _in_order(keys, found)
+            follower = await self._follow_lines(lines)
+        except BaseException:
+            self.streams.close(place)
+            raise
+        self._places[follower] = place
+        return lines, follower
 
     def leave(self, follower: Follower) -> None:
         self.feed.remove(follower)
+        self.streams.close(self._places.pop(follower))
 
     async def wait(self, lines: Sequence[Line], follower: Follower, timeout: float) -> list[bytes]:
         """Waits until all are final, `timeout` seconds at most, and returns the statuses as they are then."""
@@ -123,7 +152,11 @@ class Service:
             if answer.final:
                 return answer.line
             seq = answer.seq
-            line = parse_line(answer.line).ended(ERROR, CANCELLED, timestamp()).line()
+            try:
+                present = parse_line(answer.line, key)
+            except ValueError:
+                raise NotFound("unknown task key") from None  # what stands there is not dragon's
+            line = present.ended(ERROR, CANCELLED, timestamp()).line()
 
     def check_filename(self, task_name: str, filename: str | None) -> None:
         """Raises FilenameError when the task can have no output file of that name; unknown tasks fail later."""
@@ -198,17 +231,20 @@ class Service:
         return self._file_answer(status, filename, task_name)
 
     def _file_answer(self, status: bytes, filename: str | None, task_name: str) -> FileAnswer:
-        data = orjson.loads(status)
-        if data["status"] == ERROR:
-            return FileAnswer(data["key"], failed=status)
-        if data["status"] != "success":
-            return FileAnswer(data["key"])
-        task = self.registry.get(task_name)
-        if task is None:
-            raise NotFound("this server does not know the task's name any more")
-        url = data["result"][choose_output(task, filename)]
-        completed = datetime.fromisoformat(data["events"]["completed"])
-        age = (datetime.now(UTC) - completed).total_seconds()
+        try:
+            data = orjson.loads(status)
+            if data["status"] == ERROR:
+                return FileAnswer(data["key"], failed=status)
+            if data["status"] != "success":
+                return FileAnswer(data["key"])
+            task = self.registry.get(task_name)
+            if task is None:
+                raise NotFound("this server does not know the task's name any more")
+            url = str(data["result"][choose_output(task, filename)])
+            completed = datetime.fromisoformat(data["events"]["completed"])
+        except (ValueError, TypeError, LookupError):
+            raise NotFound("unknown task key") from None  # what stands in Redis is not dragon's
+        age = max(0.0, (datetime.now(UTC) - completed).total_seconds())  # the worker's clock may be ahead of ours
         return FileAnswer(data["key"], url=url, life=max(0, int(self.config.files.life - age)))
 
     async def _with_details(self, line: bytes) -> bytes:

@@ -46,6 +46,8 @@ def _check_http_url(url: str) -> str:
         raise ValueError("the URL must begin with http:// or https://")
     if not parts.hostname or not port_is_fine:
         raise ValueError("the URL names no valid host")
+    if "@" in parts.netloc:  # it would be stored with the task, and no download sends it
+        raise ValueError("a URL must not have a user name or a password in it")
     if any(character.isspace() or ord(character) < 32 for character in url):
         raise ValueError("the URL has white space in it, write it as %20")
     return url
@@ -237,9 +239,10 @@ def _as_numbers(texts: str | list[str]) -> Any:
     if isinstance(texts, list):
         return [_as_numbers(text) for text in texts]
     try:
-        return int(texts)
+        number = int(texts)
     except ValueError:
         return texts
+    return number if -(1 << 63) <= number < 1 << 64 else texts  # JSON has no larger ones here
 
 
 def parameters_schema(task: Task) -> dict[str, Any]:

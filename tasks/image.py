@@ -24,7 +24,10 @@ Rotation = Annotated[Literal[0, 90, 180, 270], Field(description="degrees counte
 Sources = Annotated[list[HttpUrl], Field(min_length=1, max_length=500)]
 
 #: Imported inside the functions, so that the server never loads Pillow; executors are forked with it.
-_PICTURES = tuple(f"tasks.pictures.{name}" for name in ("colours", "drawing", "exif", "sizes", "sources", "writing"))
+_PICTURES = tuple(
+    f"tasks.pictures.{name}"
+    for name in ("colours", "costs", "drawing", "exif", "sizes", "sources", "structure", "writing")
+)
 
 
 @dataclass(frozen=True)
@@ -128,16 +131,19 @@ def thumb(
         placement = sizes.place(source.shown, width, height, crop=crop)
         count = sources.count_frames(source) if format in writing.ANIMATED else 1
         writing.check_output(placement.size, count, format, ctx.limits)
-        frames = _frames(ctx, source, placement, count, poster=poster)
+        frames = _frames(ctx, source, placement, count, format, poster=poster)
         writing.write(output.path, format, frames, quality=quality, plays=sources.plays(source) if count > 1 else 1)
     return Thumb(*placement.size, *source.stored, output.content_type, output)
 
 
-def _frames(ctx: Context, source: Source, placement: Placement, count: int, *, poster: bool) -> Iterator[Frame]:
+def _frames(
+    ctx: Context, source: Source, placement: Placement, count: int, format: str, *, poster: bool
+) -> Iterator[Frame]:
     from tasks.pictures import drawing, sources
 
     if count == 1:
         frames = iter([sources.Frame(sources.still(source, placement), 0)])
+        sources.check_memory(source, placement, format)
     else:
         frames = sources.frames(source, placement)
     for number, frame in enumerate(frames, 1):

@@ -29,7 +29,6 @@ class Guard(NamedTuple):
 
 _SHARED = "dragon/store/scripts/_shared.lua"
 _SCRIPTS = "tests/store/test_scripts.py"
-_KILLS = "tests/faults/test_kills.py"
 
 GUARDS = [
     Guard(
@@ -59,6 +58,76 @@ GUARDS = [
         "local present = tonumber(usage[1] or 0) + (queued[account] or 0)",
         "local present = tonumber(usage[1] or 0)",
         f"{_SCRIPTS}::test_limits_hold_exactly_when_many_create_at_once",
+    ),
+    Guard(
+        "a final status never changes",
+        "dragon/store/scripts/update.lua",
+        "if task.final then return 0 end",
+        "",
+        f"{_SCRIPTS}::test_a_final_status_never_changes_and_its_repetition_is_accepted",
+    ),
+    Guard(
+        "what was answered with 503 is not created later",
+        "dragon/store/scripts/create.lua",
+        "if is_late then return {'late'} end",
+        "",
+        f"{_SCRIPTS}::test_a_redis_that_hung_does_not_create_what_was_answered_with_503",
+    ),
+    Guard(
+        "a worker whose lease is over gets nothing",
+        "dragon/store/scripts/reserve.lua",
+        "if not redis.call('ZSCORE', WORKERS, worker) then return {'gone', ''} end",
+        "",
+        f"{_SCRIPTS}::test_a_worker_whose_lease_is_over_gets_nothing_until_it_registers_again",
+    ),
+    Guard(
+        "a task that was taken away unheard is stopped",
+        "dragon/worker/engine.py",
+        "if running.missed >= MISSED_LOOKS:",
+        "if False:",
+        "tests/worker/test_executors.py::test_a_task_that_was_taken_away_unheard_is_stopped",
+    ),
+    Guard(
+        "a task that was reserved unheard goes back",
+        "dragon/worker/engine.py",
+        "        if strays:",
+        "        if False:",
+        "tests/worker/test_executors.py::test_a_task_that_was_reserved_unheard_goes_back_and_runs",
+    ),
+    Guard(
+        "a task ends at its timeout",
+        "dragon/worker/engine.py",
+        "now - running.started > running.facts.timeout:",
+        "now - running.started > 1e9:",
+        "tests/worker/test_outcomes.py::test_a_task_that_never_ends_is_stopped_at_its_timeout",
+    ),
+    Guard(
+        "after a cut all followed keys are read again",
+        "dragon/feed.py",
+        "                if message is None:\n                    await self._read_again()",
+        "                if message is None:\n                    pass",
+        "tests/test_feed.py::test_after_the_subscription_was_cut_all_keys_are_read_again",
+    ),
+    Guard(
+        "what messages missed is read every ten seconds",
+        "dragon/feed.py",
+        "            await asyncio.sleep(RECONCILE)\n            await self._read_again()",
+        "            await asyncio.sleep(RECONCILE)",
+        "tests/test_feed.py::test_reconciliation_happens_by_itself",
+    ),
+    Guard(
+        "downloads connect to public addresses only",
+        "dragon/fetch.py",
+        "if not self._may_reach(str(address[0])):",
+        "if False:",
+        "tests/test_fetch.py::test_no_spelling_of_a_private_address_is_connected_to",
+    ),
+    Guard(
+        "executors do not inherit Redis's credentials",
+        "dragon/worker/pool.py",
+        "env=safe_environment(os.environ)",
+        "env=dict(os.environ)",
+        "tests/worker/test_executors.py::test_executors_hold_no_credentials",
     ),
 ]
 

@@ -584,6 +584,7 @@ class TestAccountsFile:
             f'[shop]\nname = "The shop"\nsecrets = ["{HASH}"]\napi_keys = ["{HASH.replace("0", "A")}"]\n'
             'referrers = ["example.com"]\nkeyless_images = true\nloopback_only = true\n'
             "limits.tasks_queued = 1\nlimits.tasks_per_minute = 2\nlimits.tasks_per_call = 3\nlimits.bytes_stored = 0\n"
+            "limits.streams = 4\n"
         )
         accounts = Accounts(write(tmp_path / "accounts.toml", text))
         assert list(accounts) == [
@@ -595,7 +596,7 @@ class TestAccountsFile:
                 (parse_referrer("example.com"),),
                 True,
                 True,
-                Limits(1, 2, 3, 0),
+                Limits(1, 2, 3, 0, 4),
             )
         ]
         assert accounts.get("nobody") is None

@@ -79,11 +79,11 @@ class TestNew:
 
     def test_every_option_ends_up_in_the_account(self, path: Path) -> None:
         options = "--referrer *.a.example --referrer https://münchen.example:8443 --keyless-images --tasks-queued 1"
-        options += " --tasks-per-minute 2 --tasks-per-call 3 --bytes-stored 4"
+        options += " --tasks-per-minute 2 --tasks-per-call 3 --bytes-stored 4 --streams 5"
         succeeds("new", "shop", *options.split())
         shop = Accounts(path).get("shop")
         assert shop is not None
-        assert shop.limits == Limits(1, 2, 3, 4)
+        assert shop.limits == Limits(1, 2, 3, 4, 5)
         assert shop.keyless_images
         assert not shop.loopback_only
         assert shop.whitelists("https://x.a.example/")
@@ -133,7 +133,7 @@ class TestNew:
             patch.setattr("click.echo", lambda *args, **kwargs: None)
             callback = account.commands["new"].callback
             assert callback is not None
-            limits = dict.fromkeys(("tasks_queued", "tasks_per_minute", "tasks_per_call", "bytes_stored"))
+            limits = dict.fromkeys(("tasks_queued", "tasks_per_minute", "tasks_per_call", "bytes_stored", "streams"))
             threads = [
                 threading.Thread(target=callback, args=(f"a{i}", (), False), kwargs=limits, daemon=True)
                 for i in range(20)

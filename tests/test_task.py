@@ -151,6 +151,8 @@ def test_the_input_is_never_echoed(task: Task) -> None:
         "http://a:b/",
         "http://a/\n",
         "http://a/" + "x" * 9000,
+        "http://somebody:password@a/",
+        "http://@a/",
     ],
 )
 def test_what_is_no_http_url_is_refused(task: Task, url: str) -> None:
@@ -174,6 +176,13 @@ def test_querystring_values_are_converted_to_the_parameters_types(task: Task) ->
         "words": ["a", "b"],
         "rotation": 90,
     }
+
+
+def test_a_number_that_json_does_not_hold_is_a_problem_and_no_crash(task: Task) -> None:
+    for number in ("9" * 30, "-" + "9" * 30, "9" * 5000, str(1 << 64)):
+        with pytest.raises(ParametersError) as caught:
+            task.convert({"url": [number], "rotation": [number], "width": ["x"]})
+        assert caught.value.problems.keys() == {"url", "rotation", "width"}
 
 
 def test_a_single_value_of_a_list_is_a_list(task: Task) -> None:

@@ -26,7 +26,7 @@ from dragon.signing import ACCOUNT_ID, sign_url
 
 KEY_BYTES = 24  # random bytes of a key: 192 bits, 32 characters
 
-_LIMITS = ("tasks_queued", "tasks_per_minute", "tasks_per_call", "bytes_stored")
+_LIMITS = ("tasks_queued", "tasks_per_minute", "tasks_per_call", "bytes_stored", "streams")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 P = ParamSpec("P")
@@ -71,6 +71,7 @@ def account() -> None:
 @click.option("--tasks-per-minute", type=click.IntRange(0), help="Tasks created in a minute.")
 @click.option("--tasks-per-call", type=click.IntRange(0), help="Tasks in one call.")
 @click.option("--bytes-stored", type=click.IntRange(0), help="Bytes of output files that are stored.")
+@click.option("--streams", type=click.IntRange(0), help="Streams and waiting calls at once, in each server process.")
 @_readable_errors
 def new(name: str, referrers: tuple[str, ...], keyless_images: bool, **limits: int | None) -> None:
     """Make the account NAME and show its keys, this once."""

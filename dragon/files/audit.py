@@ -18,8 +18,7 @@ from dragon.files import open_files
 from dragon.files.local import LocalFiles
 from dragon.keys import is_key
 from dragon.store import names
-from dragon.store.judgement import Finding
-from dragon.store.tasks import State
+from dragon.store.judgement import Finding, read_state
 
 #: Folders that are looked at in one go, and lines that are read in one.
 FOLDERS_AT_ONCE, LINES_AT_ONCE = 500, 20
@@ -83,9 +82,9 @@ async def _judge_folders(redis: Redis, folders: Sequence[Folder], suspect: Suspe
             text = f"{folder.path} is of no task that Redis knows, so no sweep will remove it"
             suspect(Finding("file", str(folder.path), f"{text}: rm -r {folder.path}"), folder.attempts)
             continue
-        state = State.read(field)
-        if state.phase != "e":
-            continue  # an attempt may be writing
+        state = read_state(field)
+        if state is None or state.phase != "e":
+            continue  # an attempt may be writing; what is damaged is named as a task
         winner = str(state.attempt) if size is not None else ""
         for attempt in folder.attempts:
             if attempt != winner:

@@ -6,6 +6,7 @@ highest one, and that is the winner's: a higher attempt exists only once the low
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Sequence
@@ -29,6 +30,9 @@ class LocalFiles:
         return cls(config.data_dir / config.files.url.removeprefix("file://"), config.public_url)
 
     def keep(self, key: str, attempt: int, outputs: Sequence[OutputFile]) -> int:
+        for output in outputs:
+            if output.path.is_symlink():  # it would give away what it points to
+                raise OSError(errno.ELOOP, f"the output file {output.name!r} is a symbolic link")
         folder = self._of(key)
         partial = folder / f"{attempt}.partial"
         shutil.rmtree(partial, ignore_errors=True)
@@ -84,6 +88,8 @@ class LocalFiles:
                 break
 
     def _of(self, key: str) -> Path:
+        if not is_key(key):  # it may come from Redis, and what is named here is moved and removed
+            raise ValueError(f"{key[:100]!r} is not a task key")
         return self._folder / key[:2] / key
 
 

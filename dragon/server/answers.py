@@ -10,8 +10,10 @@ from typing import Any
 import orjson
 from aiohttp import hdrs, web
 from multidict import CIMultiDict
+from redis.exceptions import ResponseError
 
-from dragon.errors import BadRequest, DragonError
+from dragon.connections import RETRY_AFTER
+from dragon.errors import BadRequest, DragonError, Full, TooSlow, Unavailable
 
 log = logging.getLogger("dragon.server")
 
@@ -50,7 +52,25 @@ def error_answer(error: DragonError) -> web.Response:
     if error.retry_after is not None:
         headers["Retry-After"] = str(max(1, round(error.retry_after)))
         headers["Access-Control-Expose-Headers"] = "Retry-After"  # else the scripts of a page cannot read it
-    return json_answer(error_body(error), error.http_status, headers)
+    answer = json_answer(error_body(error), error.http_status, headers)
+    if isinstance(error, TooSlow):
+        answer.force_close()
+    return answer
+
+
+def error_bytes(error: DragonError) -> bytes:
+    """A whole answer, for a connection that is closed after it and has no request that could be answered."""
+    answer = error_answer(error)
+    assert isinstance(answer.body, bytes)
+    head = {**answer.headers, "Content-Length": str(len(answer.body)), "Connection": "close"}
+    lines = [f"HTTP/1.1 {answer.status} {answer.reason}", *(f"{name}: {value}" for name, value in head.items())]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + answer.body
+
+
+def http_error_answer(error: web.HTTPException) -> web.Response:
+    """What aiohttp raises for a request that it cannot serve, in the contract's shape."""
+    text = "there is nothing at this path, see /docs" if error.status == 404 else error.reason
+    return json_answer({"status": "error", "message": text}, error.status)
 
 
 @web.middleware
@@ -64,7 +84,7 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
             response.headers.update(COMMON_HEADERS)
         return response
     except DragonError as error:
-        if error.http_status >= 500:
+        if error.http_status >= 500 and not isinstance(error, Full):  # those are many, and counted in /metrics
             log.warning("%s %s: %d %s", request.method, request.path, error.http_status, error.message)
         return error_answer(error)
     except web.HTTPMethodNotAllowed as error:
@@ -75,10 +95,12 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
         if error.status < 400:
             error.headers.update(COMMON_HEADERS)
             raise
-        text = "there is nothing at this path, see /docs" if error.status == 404 else error.reason
-        return json_answer({"status": "error", "message": text}, error.status)
+        return http_error_answer(error)
     except ConnectionResetError:
         raise
+    except ResponseError as error:  # full, read-only, forbidden, or a key of another type: it answers, and says no
+        log.error("%s %s: Redis refuses: %s", request.method, request.path, error)
+        return error_answer(Unavailable("the task store refuses the command, try again", retry_after=RETRY_AFTER))
     except Exception:
         reference = secrets.token_hex(4)
         log.exception("%s %s: internal error, reference %s", request.method, request.path, reference)

@@ -21,9 +21,12 @@ from dragon.server.answers import answer_errors
 from dragon.server.health import Health
 from dragon.server.outputs import Outputs
 from dragon.server.pages import Pages
-from dragon.server.protocol import Runner
+from dragon.server.patience import Patience, limit_leftovers
+from dragon.server.protocol import Runner, Tally
+from dragon.server.room import Room, open_files_limit
 from dragon.server.v1 import Version1
 from dragon.service import Service
+from dragon.streams import Streams
 from dragon.task import load_tasks
 
 log = logging.getLogger("dragon.server")
@@ -32,6 +35,8 @@ KEEP_ALIVE = 75.0  # seconds; aiohttp's own default is an hour
 LINE_LIMIT = 64 * 1024  # bytes of a request line: a long list of keys in a querystring
 
 SERVICE: web.AppKey[Service] = web.AppKey("service", Service)
+ROOM: web.AppKey[Room] = web.AppKey("room", Room)
+TALLY: web.AppKey[Tally] = web.AppKey("tally", Tally)
 
 
 def create_app(config: Config, redis_url: str) -> web.Application:
@@ -42,13 +47,17 @@ def create_app(config: Config, redis_url: str) -> web.Application:
     files = open_files(config)
     redis = Redis(redis_url, config.redis.timeout)
     feed = Feed(redis, redis_url, config.redis.timeout)
-    service = Service(config, redis, feed, registry, files)
+    tally = Tally()
+    room = Room.of(config, open_files_limit())
+    service = Service(config, redis, feed, registry, files, Streams(room.streams, config.server.followed))
 
     app = web.Application(middlewares=[answer_errors], client_max_size=config.server.max_body_bytes)
     app[SERVICE] = service
+    app[ROOM] = room
+    app[TALLY] = tally
     app.add_routes(Version1(service, accounts).routes())
-    app.add_routes(Outputs(files, config.files.life).routes())
-    app.add_routes(Health(service).routes())
+    app.add_routes(Outputs(files, config.files.life, room.files).routes())
+    app.add_routes(Health(service, tally).routes())
     app.add_routes(Pages(config, registry).routes())
 
     async def run_feed(_app: web.Application) -> AsyncIterator[None]:
@@ -79,8 +88,12 @@ async def _refresh_accounts(accounts: Accounts) -> None:
 async def serve(config: Config, redis_url: str, *, reuse_port: bool = False) -> None:
     """Runs one server process until SIGTERM or SIGINT, then ends streams and finishes what runs."""
     app = create_app(config, redis_url)
+    patience = Patience(config.server.client_timeout, config.server.client_rate)
     runner = Runner(
         app,
+        patience=patience,
+        most=app[ROOM].connections,
+        tally=app[TALLY],
         access_log=None,  # aiohttp's prints querystrings, that is, keys
         handler_cancellation=True,  # else an idle stream would never learn that its client has left
         keepalive_timeout=KEEP_ALIVE,
@@ -92,9 +105,14 @@ async def serve(config: Config, redis_url: str, *, reuse_port: bool = False) -> 
     try:
         site = web.TCPSite(runner, config.server.host, config.server.port, reuse_port=reuse_port or None, backlog=1024)
         await site.start()
+        for listener in site._server.sockets:  # type: ignore[union-attr]
+            limit_leftovers(listener, patience.leftovers)
+        watching = asyncio.create_task(runner.watch(), name="slow clients")
         calm_collector()
         print(f"dragon server listening on {config.public_url}", flush=True)
         await _until_stopped()
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
     finally:
         await runner.cleanup()
 

@@ -319,6 +319,7 @@ _HEADERS: dict[str, Any] = {
     name: {"description": text, "schema": {"type": "string"}}
     for name, text in {
         "Allow": "The methods that this path has.",
+        "Content-Range": "The size of the file, `bytes */1234`.",
         "Cache-Control": "How long a browser may keep it; `no-store` on every error.",
         "ETag": "Send it back in `If-None-Match`.",
         "Location": "Where the output file is.",
@@ -370,13 +371,34 @@ _RESPONSES: dict[str, Any] = {
     "UnknownKey": _message("Nobody knows the key, or its time is over.", "unknown task key"),
     "UnknownKeyOrFilename": _message("The key is not known, or the filename not valid.", "unknown task key"),
     "NoSuchFile": _message("There is no such file, or its time is over.", "there is no such file"),
+    "Changed": _message(
+        "`If-Match` or `If-Unmodified-Since` ask for another file.",
+        "the file is another one than If-Match or If-Unmodified-Since ask for",
+    ),
+    "NoSuchPart": _message(
+        "The file has no such part.",
+        "the file has no such part, or the Range header asks for several: Content-Range tells its size",
+        ["Content-Range"],
+    ),
     "MethodNotAllowed": _message("This path has other methods.", "PUT is not allowed here, use GET", ["Allow"]),
     "TooLarge": _message(
         "The body is too large.", "the request body is larger than 1048576 bytes: send several smaller requests"
     ),
+    "TooSlow": _message(
+        "The request did not come to its end in time, or its body too slowly; the connection is closed.",
+        "the head of the request was not whole within 20 seconds",
+    ),
+    "Full": _message(
+        "This process has as many connections open as it may.",
+        "this server has 20000 connections open, and takes no more: try again",
+        ["Retry-After"],
+    ),
     "InternalError": _message("A defect of dragon's.", "internal error, the log has it under reference 1f9a0c3e"),
     "Unavailable": _message(
-        "Redis cannot be reached. Nothing was created.", "Redis cannot be reached", ["Retry-After"]
+        "Redis cannot be reached, or this process has as many connections, streams, followed tasks or files open as it "
+        "may. Nothing was created.",
+        "Redis cannot be reached",
+        ["Retry-After"],
     ),
     "NotModified": _answer("You have it already.", headers=["ETag", "Cache-Control"]),
 }
@@ -431,12 +453,17 @@ _Call = tuple[tuple[str, ...], str, dict[str, Any]]
 def _operation(
     tag: str, summary: str, description: str, responses: Mapping[str, Any], curl: str = "", **more: Any
 ) -> dict[str, Any]:
-    common = {"405": _ref("MethodNotAllowed", "responses"), "500": _ref("InternalError", "responses")}
+    common = {
+        "405": _ref("MethodNotAllowed", "responses"),
+        "408": _ref("TooSlow", "responses"),
+        "500": _ref("InternalError", "responses"),
+    }
     answers = {
         code: _ref(answer, "responses") if isinstance(answer, str) else answer for code, answer in responses.items()
     }
     operation: dict[str, Any] = {"tags": [tag], "summary": summary, "description": description, **more}
-    operation["responses"] = dict(sorted((answers | common).items()))
+    full = {"503": _ref("Full", "responses")}  # on any path; most can have it for other reasons too
+    operation["responses"] = dict(sorted((full | answers | common).items()))
     return operation | {"curl": curl}
 
 
@@ -691,7 +718,8 @@ def _file_calls(config: Config) -> Iterator[_Call]:
                 "206": _answer("The wanted part.", {"*/*": {}}),
                 "304": "NotModified",
                 "404": "NoSuchFile",
-                "416": _answer("There is no such part."),
+                "412": "Changed",
+                "416": "NoSuchPart",
             },
         ),
     )

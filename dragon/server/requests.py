@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from dragon.errors import BadRequest, BodyTooLarge, ParameterError
+from dragon.errors import BadRequest, BodyTooLarge, DragonError, ParameterError
 from dragon.keys import is_key
 
 DEPTH_LIMIT = 100  # nested arrays and objects in a body
@@ -24,7 +24,7 @@ async def read_object(request: web.Request) -> dict[str, Any]:
         raise BodyTooLarge(
             f"the request body is larger than {request.app._client_max_size} bytes: send several smaller requests"
         ) from None
-    except (web.HTTPException, ConnectionError):
+    except (web.HTTPException, ConnectionError, DragonError):
         raise
     except Exception:  # a Content-Encoding that the body does not have
         raise _bad_body("the body cannot be read: check its Content-Encoding and Content-Length") from None

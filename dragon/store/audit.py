@@ -8,14 +8,17 @@ happened in between; where a task stands is then searched in one step, in which 
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from redis.exceptions import ResponseError
+
 from dragon.config import Config
-from dragon.connections import Redis
+from dragon.connections import Argument, Redis
 from dragon.files.audit import audit_files, audit_scratch
 from dragon.keys import is_key
 from dragon.signing import ACCOUNT_ID
@@ -26,12 +29,13 @@ from dragon.store.scripts import script
 #: Seconds between two looks: a worker gives a sign of life and looks after the dead once a second.
 PAUSE = 1.5
 #: What one command reads at most, so that it takes Redis a millisecond or so.
-SCAN_COUNT, TASKS_A_TRIP, ENTRIES_A_TRIP, BYTES_A_TRIP = 500, 100, 1000, 256 * 1024
+SCAN_COUNT, TASKS_A_TRIP, ENTRIES_A_TRIP, BYTES_A_TRIP = 500, 100, 500, 256 * 1024
 #: Tasks that are searched for; when even more have been seen in no list twice, that is no accident.
 MOST_SEARCHED = 1000
 
-#: The names of lanes, as the scripts that keep queues fair spell them.
-LANE_MARK, TURNS = "@", "dragon:turns:"  # + QUEUE, list of the accounts that have lanes
+LANE_MARK = "@"  # between the names of a queue and of an account, in the name of that account's lane
+
+_NUMBER = re.compile(rb"-?\d{1,18}")  # as HINCRBY writes it
 
 Suspicions = dict[Finding, object]  # with what would have changed if anything had happened meanwhile
 T = TypeVar("T")
@@ -131,16 +135,16 @@ class _Displaced:
 
 @dataclass
 class _Names:
-    """What there is in Redis, by kind; each without its prefix."""
+    """What there is in Redis, by kind; each without its prefix. Sets, since SCAN may name a key twice."""
 
-    queues: list[str] = field(default_factory=list)
-    wips: list[str] = field(default_factory=list)
-    registries: list[str] = field(default_factory=list)  # whole names
-    workers: list[str] = field(default_factory=list)
-    holdings: list[str] = field(default_factory=list)  # workers that have a set of tasks
-    accounts: list[str] = field(default_factory=list)
-    reuses: list[str] = field(default_factory=list)
-    idempotencies: list[str] = field(default_factory=list)
+    queues: set[str] = field(default_factory=set)
+    wips: set[str] = field(default_factory=set)
+    registries: set[str] = field(default_factory=set)  # whole names
+    workers: set[str] = field(default_factory=set)
+    holdings: set[str] = field(default_factory=set)  # workers that have a set of tasks
+    accounts: set[str] = field(default_factory=set)
+    reuses: set[str] = field(default_factory=set)
+    idempotencies: set[str] = field(default_factory=set)
 
     def sort_in(self, name: str) -> None:
         for prefix, found in (
@@ -150,16 +154,16 @@ class _Names:
             (names.IDEMPOTENCY, self.idempotencies),
         ):
             if name.startswith(prefix):
-                found.append(name.removeprefix(prefix))
+                found.add(name.removeprefix(prefix))
                 return
         if name.startswith((names.RQ_FINISHED, names.RQ_FAILED)):
-            self.registries.append(name)
+            self.registries.add(name)
         elif name.startswith(names.WORKER):
             worker = name.removeprefix(names.WORKER)
             found = self.holdings if worker.endswith(":tasks") else self.workers
-            found.append(worker.removesuffix(":tasks"))
+            found.add(worker.removesuffix(":tasks"))
         elif name.startswith(names.ACCOUNT) and ACCOUNT_ID.fullmatch(name.removeprefix(names.ACCOUNT)):
-            self.accounts.append(name.removeprefix(names.ACCOUNT))
+            self.accounts.add(name.removeprefix(names.ACCOUNT))
 
 
 class _Look:
@@ -206,26 +210,48 @@ class _Look:
     def _suspect(self, finding: Finding, evidence: object = None) -> None:
         self.suspicions[finding] = evidence
 
+    async def _ask(self, command: str, name: str, *arguments: Argument) -> Any:
+        """The reply of a command, None when what stands under that name is of another type than dragon keeps there."""
+        try:
+            return await self._redis.command(command, name, *arguments)
+        except ResponseError as error:
+            if not str(error).startswith("WRONGTYPE"):
+                raise
+            text = f"{name} is of another type than dragon keeps there, so nobody can use it"
+            self._suspect(Finding("damaged", name, f"{text}: see what it is (TYPE {name}), and delete it (DEL {name})"))
+            return None
+
+    async def _scan(self, command: str, name: str) -> AsyncIterator[list[bytes]]:
+        """All that SSCAN or ZSCAN finds, a piece at a time; some of it may come twice."""
+        cursor = b"0"
+        while (reply := await self._ask(command, name, cursor, "COUNT", SCAN_COUNT)) is not None:
+            cursor, found = reply
+            yield found
+            if cursor == b"0":
+                return
+
     # Tasks
 
     async def _read_leases(self) -> None:
         seconds, microseconds = await self._redis.command("TIME")
         self._now = int(seconds) + int(microseconds) / 1e6
-        found = await self._redis.command("ZRANGE", names.WORKERS, 0, -1, "WITHSCORES")
-        for worker, lease in _pairs(found):
-            self.leases[worker.decode()] = float(lease)
+        found = await self._ask("ZRANGE", names.WORKERS, 0, -1, "WITHSCORES")
+        for worker, lease in _pairs(found or []):
+            name = worker.decode(errors="replace")
+            self.leases[name] = float(lease)
             if float(lease) < self._now:
-                text = f"the lease of the worker {worker.decode()} is over, and nobody has cleaned up after it"
+                text = f"the lease of the worker {name} is over, and nobody has cleaned up after it"
                 sentence = f"{text}: start a worker, it does that within seconds"
                 self._suspect(Finding("leftover", names.WORKERS, sentence), lease)
 
     async def _read_tasks(self) -> None:
         keys: list[str] = []
-        async for found in _scan(self._redis, "SCAN"):
+        async for found in _scan_all(self._redis):
             for raw in found:
                 name = raw.decode(errors="replace")
-                if name.startswith(names.TASK):
-                    keys.append(name.removeprefix(names.TASK))
+                key = name.removeprefix(names.TASK)
+                if key != name:
+                    keys += [key] if is_key(key) else []  # else another's RQ job, or what RQ keeps beside one
                 else:
                     self._names.sort_in(name)
             while len(keys) >= TASKS_A_TRIP:
@@ -261,7 +287,7 @@ class _Look:
             self._waiting[key] = self._shared.setdefault(lists, lists)
         elif phase == "r":
             self._reserved[key] = picture
-        if picture.bytes is not None and picture.expires is not None:
+        if picture.bytes is not None and phase == "e":
             account.bytes += picture.bytes
             self._with_files[key] = picture.state.attempt
         if phase != "e":
@@ -273,13 +299,20 @@ class _Look:
             self.accounts[account]  # one that has no tasks any more
         for some in _chunks(list(self.accounts), TASKS_A_TRIP):
             replies = await asyncio.gather(
-                *(self._redis.command("HMGET", names.ACCOUNT + account, "queued", "bytes") for account in some)
+                *(self._ask("HMGET", names.ACCOUNT + account, "queued", "bytes") for account in some)
             )
-            for account, (queued, size) in zip(some, replies, strict=True):
-                found = self.accounts[account]
-                difference = _Difference(found.history, int(queued or 0), found.waiting, int(size or 0), found.bytes)
-                if difference.queued != found.waiting or difference.bytes != found.bytes:
-                    self.differences[account] = difference
+            for account, reply in zip(some, replies, strict=True):
+                if reply is not None:
+                    self._compare(account, reply[0] or b"0", reply[1] or b"0")
+
+    def _compare(self, account: str, queued: bytes, size: bytes) -> None:
+        found, name = self.accounts[account], names.ACCOUNT + account
+        if not (_NUMBER.fullmatch(queued) and _NUMBER.fullmatch(size)):
+            text = f"it counts {size!r} bytes of output files and {queued!r} tasks queued, which are no numbers"
+            mend = f"HSET {name} queued {found.waiting} bytes {found.bytes}"
+            self._suspect(Finding("damaged", name, f"{text}: {mend}"), found.history)
+        elif (int(queued), int(size)) != (found.waiting, found.bytes):
+            self.differences[account] = _Difference(found.history, int(queued), found.waiting, int(size), found.bytes)
 
     # Where tasks stand
 
@@ -287,7 +320,7 @@ class _Look:
         """RQ's registries of what runs: KEY:ATTEMPT by dragon's workers, KEY:HEX with a deadline by RQ's own."""
         for queue in self._names.wips:
             entries: list[tuple[str, str, float]] = []
-            async for found in _scan(self._redis, "ZSCAN", names.RQ_WIP + queue):
+            async for found in self._scan("ZSCAN", names.RQ_WIP + queue):
                 for member, score in _pairs(found):
                     key, _, attempt = member.decode(errors="replace").partition(":")
                     entries.append((key, attempt, float(score)))
@@ -295,7 +328,7 @@ class _Look:
                 await self._judge_wip(queue, some)
 
     async def _judge_wip(self, queue: str, entries: Sequence[tuple[str, str, float]]) -> None:
-        pictures = await self._pictures([key for key, _, _ in entries if is_key(key)])
+        pictures = await self._pictures([key for key, _, _ in entries])
         for key, attempt, score in entries:
             picture = pictures.get(key)
             if picture is None and not is_key(key):
@@ -303,24 +336,24 @@ class _Look:
             if not attempt.isdecimal() and score > self._now:
                 self._by_rq.add(key)
                 continue
-            if picture is not None and picture.state.phase == "r" and picture.queue == queue:
-                if str(picture.state.attempt) == attempt:
-                    continue
-            elif picture is not None and picture.wip is not None and str(picture.state.attempt) == attempt:
-                continue  # judged with the task
+            is_running = picture is not None and (picture.state.phase, picture.queue) == ("r", queue)
+            if picture is not None and is_running and str(picture.state.attempt) == attempt:
+                continue
             name = names.RQ_WIP + queue
             text = f"{name} lists attempt {attempt} of {key} as running, which is not so"
             evidence = picture.moment if picture is not None else None
             self._suspect(Finding("leftover", key, f"{text}: take it out (ZREM {name} {key}:{attempt})"), evidence)
 
     async def _pictures(self, keys: Sequence[str]) -> dict[str, Picture]:
-        return {picture.key: picture async for picture, _ in self._examine(keys)}
+        return {picture.key: picture async for picture, _ in self._examine([key for key in keys if is_key(key)])}
 
     async def _read_lists(self) -> None:
         unseen = set(self._waiting)
         misplaced: dict[str, list[str]] = defaultdict(list)  # where they were seen, too
         strangers: dict[str, list[str]] = defaultdict(list)
-        for name in self._names.queues:
+        for name in sorted(self._names.queues):
+            if await self._redis.command("TYPE", names.RQ_QUEUE + name) != b"list":
+                continue  # RQ keeps other things under such names
             first = 0
             while keys := await self._redis.command("LRANGE", names.RQ_QUEUE + name, first, first + ENTRIES_A_TRIP - 1):
                 first += len(keys)
@@ -340,14 +373,13 @@ class _Look:
         """What moved while the lists were read waits no more, or was not there when the tasks were read."""
         for some in _chunks(list(suspected), TASKS_A_TRIP):
             for key, picture in (await self._pictures(some)).items():
-                if picture.state.phase == "w":
-                    self.displaced[key] = _Displaced(picture, suspected[key])
+                self.displaced[key] = _Displaced(picture, suspected[key])
         for some in _chunks(list(strangers), TASKS_A_TRIP):
             pictures = await self._pictures(some)
             for key in some:
                 found = pictures.get(key)
                 if found is None and is_key(key):
-                    self._suspect(_gone(strangers[key][0], key, f"LREM {strangers[key][0]} 0 {key}"))
+                    self._suspect(_gone(strangers[key][0], key, "a worker that meets it drops it, or", "LREM {} 0 {}"))
                 elif found is not None and (found.state.phase != "w" or len(strangers[key]) > 1):
                     self.displaced[key] = _Displaced(found, strangers[key])
 
@@ -362,30 +394,35 @@ class _Look:
                 await self._judge_lanes(queue, some)
 
     async def _judge_lanes(self, queue: str, accounts: Sequence[str]) -> None:
-        turns = TURNS + queue
-        length, *found = await self._redis.run(script("examine_lanes"), (queue, turns, *accounts))
-        for account, (waiting, count) in zip(accounts, zip(found[::2], found[1::2], strict=True), strict=True):
-            lane = f"{names.RQ_QUEUE}{queue}{LANE_MARK}{account}"
-            if waiting and not length:
-                text = (
-                    f"the lane {lane} has tasks, but {names.RQ_QUEUE}{queue} is empty, so no worker is woken for them"
+        """Whether each account that waits has its turn, and the queue's own list something to wake workers up."""
+        own, turns = names.RQ_QUEUE + queue, names.TURNS + queue
+        length, account, count, *found = await self._redis.run(script("examine_lanes"), (queue, *accounts))
+        lanes = list(zip(accounts, found[::2], found[1::2], strict=True))
+        evidence = (length, account, *lanes)
+        if any(waiting for _, waiting, _ in lanes):
+            if not length:
+                text = f"{own} is empty while tasks wait in lanes beside it, so no worker is woken for them"
+                self._suspect(
+                    Finding("lane", own, f"{text}: start a worker of this queue, it mends that within seconds"),
+                    evidence,
                 )
-                self._suspect(Finding("lane", lane, f"{text}: create another task in this queue"))
-            if waiting and count != 1:
-                text = f"the lane {lane} has tasks, and its account {count} turns in {turns} instead of one"
-                mend = f"RPUSH {turns} {account}" if count == 0 else f"LREM {turns} {count - 1} {account}"
-                self._suspect(Finding("lane", lane, f"{text}: {mend}"))
+            lanes.append(((account or b"").decode(errors="replace"), length, count))
+        for name, waiting, turn_count in lanes:
+            if waiting and turn_count != 1:
+                text = f"tasks of {name} wait in the queue {queue!r}, and it has {turn_count} turns in {turns}, not one"
+                mend = f"LREM {turns} {turn_count - 1} {name}" if turn_count else f"RPUSH {turns} {name}"
+                self._suspect(Finding("lane", turns, f"{text}: {mend}"), evidence)
 
     async def _read_holdings(self) -> None:
         """The sets of keys that workers hold, and the workers' own hashes."""
-        for worker in set(self._names.workers) | set(self._names.holdings):
+        for worker in self._names.workers | self._names.holdings:
             if worker not in self.leases and not await self._redis.command("ZSCORE", names.WORKERS, worker):
                 text = f"{names.WORKER}{worker} is of a worker that has no lease, so nobody will clean up after it"
-                mend = f"DEL {names.WORKER}{worker} {names.WORKER}{worker}:tasks"
+                mend = f"list it (ZADD {names.WORKERS} 0 {worker}), and another worker does"
                 self._suspect(Finding("leftover", names.WORKER + worker, f"{text}: {mend}"))
         for worker in self._names.holdings:
             name = f"{names.WORKER}{worker}:tasks"
-            async for found in _scan(self._redis, "SSCAN", name):
+            async for found in self._scan("SSCAN", name):
                 keys = [raw.decode(errors="replace") for raw in found]
                 unknown = [key for key in keys if not self._is_held(key, worker)]
                 await self._judge_held(name, worker, unknown)
@@ -399,41 +436,40 @@ class _Look:
             for key in some:
                 picture = pictures.get(key)
                 if picture is None:
-                    self._suspect(_gone(name, key, f"SREM {name} {key}"))
-                elif picture.state.owner != worker:
-                    text = f"{name} lists {key}, which is not that worker's: take it out (SREM {name} {key})"
+                    self._suspect(_gone(name, key, "", "SREM {} {}"))
+                elif picture.state.phase != "r" or picture.state.owner != worker:
+                    text = f"{name} lists {key}, which that worker does not have: take it out (SREM {name} {key})"
                     self._suspect(Finding("leftover", key, text), picture.moment)
 
     # What outlives tasks
 
     async def _read_registries(self) -> None:
         for name in self._names.registries:
-            await self._expect_tasks(name, forget="its entry goes when that task's life would have been over")
+            await self._expect_tasks(name, "the sweep takes it out in time, or", "ZREM {} {}")
 
     async def _read_expiries(self) -> None:
-        await self._expect_tasks(
-            names.EXPIRIES,
-            forget="the sweep removes its files in time, but their bytes stay counted until its account is set right",
-        )
+        await self._expect_tasks(names.EXPIRIES, "the sweep takes it out in time, with its files, or", "ZADD {} 0 {}")
 
-    async def _expect_tasks(self, name: str, forget: str) -> None:
+    async def _expect_tasks(self, name: str, otherwise: str, mend: str) -> None:
         """Whether the tasks exist that a sorted set lists; those whose life is over are the sweep's."""
         first = 0
-        while found := await self._redis.command("ZRANGE", name, first, first + ENTRIES_A_TRIP - 1, "WITHSCORES"):
+        while found := await self._ask("ZRANGE", name, first, first + ENTRIES_A_TRIP - 1, "WITHSCORES"):
             pairs = list(_pairs(found))
             first += len(pairs)
-            keys = [key.decode() for key, score in pairs if float(score) > self._now + NEARLY_OVER]
+            keys = [key.decode(errors="replace") for key, score in pairs if float(score) > self._now + NEARLY_OVER]
             keys = [key for key in keys if is_key(key)]
             if keys and await self._redis.command("EXISTS", *(names.TASK + key for key in keys)) < len(keys):
                 for key in keys:
                     if not await self._redis.command("EXISTS", names.TASK + key):
-                        self._suspect(_gone(name, key, f"{forget}; at once: ZREM {name} {key}"))
+                        self._suspect(_gone(name, key, otherwise, mend))
 
     async def _read_reuses(self) -> None:
-        for digests in _chunks(self._names.reuses, TASKS_A_TRIP):
+        for digests in _chunks(sorted(self._names.reuses), TASKS_A_TRIP):
             values = await self._redis.command("MGET", *(names.REUSE + digest for digest in digests))
             lives = await asyncio.gather(*(self._redis.command("PTTL", names.REUSE + one) for one in digests))
-            keys = {digest: value.decode() for digest, value in zip(digests, values, strict=True) if value}
+            keys = {
+                digest: value.decode(errors="replace") for digest, value in zip(digests, values, strict=True) if value
+            }
             pictures = await self._pictures(list(set(keys.values())))
             for digest, life in zip(digests, lives, strict=True):
                 if digest in keys and not 0 <= life < NEARLY_OVER * 1000:
@@ -441,21 +477,22 @@ class _Look:
 
     def _judge_reuse(self, digest: str, key: str, picture: Picture | None, life: int) -> None:
         name = names.REUSE + digest
-        mend = f"the next such request replaces it; at once: DEL {name}"
+        mend = f"DEL {name}"
         if picture is None:
             text = f"{name} names {key} for a request to be answered with, which does not exist"
+            mend = f"the next such request replaces it, or {mend}"
         elif picture.reuse != digest:
             text = f"{name} names {key} for a request to be answered with, which is of another request"
         elif picture.state.phase == "e" and picture.status != "success":
             text = f"{name} names {key} for a request to be answered with, which ended in an error"
         elif picture.state.phase == "e" and life == -1:
-            text, mend = f"{name} names {key}, which has ended, and has itself no end", f"DEL {name}"
+            text = f"{name} names {key}, which has ended, and has itself no end"
         else:
             return
         self._suspect(Finding("reuse", name, f"{text}: {mend}"), picture and picture.moment)
 
     async def _read_idempotencies(self) -> None:
-        for digests in _chunks(self._names.idempotencies, TASKS_A_TRIP):
+        for digests in _chunks(sorted(self._names.idempotencies), TASKS_A_TRIP):
             lives = await asyncio.gather(*(self._redis.command("PTTL", names.IDEMPOTENCY + one) for one in digests))
             for digest, life in zip(digests, lives, strict=True):
                 if life == -1:
@@ -470,7 +507,8 @@ class _Look:
                 if not count:
                     name = channel.decode()
                     text = f"tasks that have not ended are followed over {name}, to which no server listens"
-                    self._suspect(Finding("follower", name, f"{text}: the next status of each of them ends that"))
+                    mend = "nothing to do, the next status of each of them ends that"
+                    self._suspect(Finding("follower", name, f"{text}: {mend}"))
 
     # Files
 
@@ -479,8 +517,10 @@ class _Look:
         await audit_scratch(self._config, self.leases, self._suspect)
 
 
-def _gone(name: str, key: str, mend: str) -> Finding:
-    return Finding("leftover", key, f"{name} lists {key}, which does not exist: {mend}")
+def _gone(name: str, key: str, otherwise: str, mend: str) -> Finding:
+    """An entry for no task: what happens to it by itself, and the command that removes it from `name`."""
+    what_to_do = f"{otherwise} take it out ({mend.format(name, key)})".lstrip()
+    return Finding("leftover", key, f"{name} lists {key}, which does not exist: {what_to_do}")
 
 
 async def examine(
@@ -506,18 +546,18 @@ async def _search(redis: Redis, first: dict[str, _Displaced], second: dict[str, 
             main = names.RQ_QUEUE + picture.queue
             lists = {main, f"{main}{LANE_MARK}{picture.account}", *first[key].places, *second[key].places}
             async for _, found, _ in examine(redis, [key], sorted(lists)):
-                if isinstance(found, Picture) and found.moment == picture.moment:
+                if isinstance(found, Picture):
                     findings += judge_places(found)
         else:
             findings += judge_places(picture)
     return findings
 
 
-async def _scan(redis: Redis, command: str, *name: str) -> AsyncIterator[list[bytes]]:
-    """All that SCAN, SSCAN or ZSCAN finds, a piece at a time; some of it may come twice."""
+async def _scan_all(redis: Redis) -> AsyncIterator[list[bytes]]:
+    """All names in Redis, a piece at a time; some of them may come twice."""
     cursor = b"0"
     while True:
-        cursor, found = await redis.command(command, *name, cursor, "COUNT", SCAN_COUNT)
+        cursor, found = await redis.command("SCAN", cursor, "COUNT", SCAN_COUNT)
         yield found
         if cursor == b"0":
             return

@@ -16,6 +16,9 @@ NEARLY_OVER = 5
 #: Owners of this kind are work horses of RQ's own worker, which keeps RQ's registries itself.
 RQ_HORSE = "rq-"
 
+#: What the scripts take for a task's (see `read` in _shared.lua); whatever else stands there is damaged.
+_STATE = re.compile(rb"(\d{1,9}) (\d{1,9}) ([wre]) (\S*) (\S*)")
+_FACTS = re.compile(rb"\d{1,9} ([\w-]*) ([\w-]*)")
 _HEAD = re.compile(rb'\{"status":"(\w+)","key":"([A-Z2-7]{26})"')
 
 
@@ -29,7 +32,10 @@ class Finding:
 
 
 class Picture(NamedTuple):
-    """What Redis said of one task in one moment; None is absent. `places` are lists, once for each time in them."""
+    """What Redis said of one task in one moment; None is absent, or not asked for.
+
+    `is_listed`, `lease` and `wip` are of a task that a worker has; `places` are lists, once for each time in them.
+    """
 
     key: str
     state: State
@@ -59,30 +65,38 @@ def read_picture(key: str, reply: Sequence[Any]) -> Picture | Finding | None:
     state, facts, origin, rq_status, size, head, life, listed, lease, wip, finished, failed, expires, places = reply
     if state is None:
         return None
-    found = _HEAD.match(head)
-    try:
-        _, account, reuse = facts.decode().split(" ")
-        return Picture(
-            key,
-            State.read(state),
-            account,
-            reuse,
-            (origin or b"").decode(),
-            (rq_status or b"").decode(),
-            None if size is None else int(size),
-            found[1].decode() if found is not None and found[2].decode() == key else "",
-            int(life),
-            listed == 1,
-            _number(lease),
-            _number(wip),
-            _number(finished),
-            _number(failed),
-            _number(expires),
-            tuple(place.decode() for place in places),
-        )
-    except (ValueError, AttributeError):
-        text = f"its hash {names.TASK}{key} is damaged (state {state!r}, facts {facts!r}), so nobody can work on it"
-        return Finding("damaged", key, f"{text}: delete it (DEL {names.TASK}{key}) and create the task again")
+    read, found, line = read_state(state), _FACTS.fullmatch(facts or b""), _HEAD.match(head)
+    if read is None or found is None or origin is None or not (size is None or size.isdigit()):
+        name = names.TASK + key
+        text = f"its hash {name} is damaged (state {state!r}, facts {facts!r}), so nobody can work on it"
+        return Finding("damaged", key, f"{text}: delete it (DEL {name}) and create the task again")
+    return Picture(
+        key,
+        read,
+        found[1].decode(),
+        found[2].decode(),
+        origin.decode(errors="replace"),
+        (rq_status or b"").decode(errors="replace"),
+        None if size is None else int(size),
+        line[1].decode() if line is not None and line[2].decode() == key else "",
+        int(life),
+        listed == 1,
+        _number(lease),
+        _number(wip),
+        _number(finished),
+        _number(failed),
+        _number(expires),
+        tuple(place.decode(errors="replace") for place in places),
+    )
+
+
+def read_state(field: bytes) -> State | None:
+    """The field `state` of a task, None when it is not as the scripts write it."""
+    found = _STATE.fullmatch(field)
+    if found is None:
+        return None
+    owner, feeds = (text.decode(errors="replace") for text in found.group(4, 5))
+    return State(int(found[1]), int(found[2]), found[3].decode(), owner, feeds)
 
 
 def _number(score: bytes | None) -> float | None:
@@ -98,8 +112,6 @@ def judge(picture: Picture, now: float) -> Iterator[Finding]:
             yield from _judge_reserved(picture, now)
         case "e":
             yield from _judge_ended(picture, now)
-        case other:
-            yield Finding("damaged", picture.key, f"its phase is {other!r}, which is none of w, r and e: cancel it")
 
 
 def _judge_waiting(picture: Picture) -> Iterator[Finding]:
@@ -107,27 +119,26 @@ def _judge_waiting(picture: Picture) -> Iterator[Finding]:
         text = f"it waits and yet belongs to the worker {picture.state.owner}, so no worker takes it"
         yield Finding("damaged", picture.key, f"{text}: cancel it and create it again")
     yield from _judge_open(picture, "waits")
-    if picture.wip is not None:
-        yield _wip_left(picture.key, picture.state.attempt, picture.queue, "waits")
 
 
 def _judge_reserved(picture: Picture, now: float) -> Iterator[Finding]:
     key, owner = picture.key, picture.state.owner
     if picture.lease is None:
         text = f"the worker {owner or 'nobody'} has it, which has no lease, so nobody hands it on: it is stuck"
-        yield Finding("stuck", key, f"{text}; cancel it and create it again")
+        mend = f"list that worker (ZADD {names.WORKERS} 0 {owner}), and another hands it on" if owner else "cancel it"
+        yield Finding("stuck", key, f"{text}; {mend}")
     elif picture.lease < now:
         text = f"the worker {owner} has it, whose lease is over, and no other worker has taken over"
         yield Finding("stuck", key, f"{text}: start a worker, it does that within seconds")
     if not picture.is_listed:
-        text = f"the worker {owner} has it, but {names.WORKER}{owner}:tasks does not list it"
-        yield Finding("stuck", key, f"{text}, so it would be lost with that worker: cancel it and create it again")
+        name = f"{names.WORKER}{owner}:tasks"
+        text = f"the worker {owner} has it, but {name} does not list it, so it would be lost with that worker"
+        yield Finding("stuck", key, f"{text}: list it (SADD {name} {key})")
     is_horse = owner.startswith(RQ_HORSE)
     if picture.wip is None and not is_horse:
-        text = f"a worker has it, but RQ's registry {names.RQ_WIP}{picture.queue} does not list {key}:"
-        yield Finding(
-            "registry", key, f"{text}{picture.state.attempt}: `rq info` does not count it; its end mends that"
-        )
+        member = f"{key}:{picture.state.attempt}"
+        text = f"a worker has it, but RQ's registry {names.RQ_WIP}{picture.queue} does not list {member}"
+        yield Finding("registry", key, f"{text}, so `rq info` does not count it: nothing to do, its end mends that")
     yield from _judge_open(picture, "is being worked on", with_rq=not is_horse)
 
 
@@ -160,14 +171,12 @@ def _judge_ended(picture: Picture, now: float) -> Iterator[Finding]:
         yield Finding("status", key, f"{text}: delete it (DEL {names.TASK}{key}) and create it again")
     else:
         yield from _judge_rq(picture, now)
-    if picture.wip is not None:
-        yield _wip_left(key, picture.state.attempt, picture.queue, "has ended")
-    if picture.is_listed:
-        name = f"{names.WORKER}{picture.state.owner}:tasks"
-        yield Finding("leftover", key, f"it has ended, but {name} lists it still: take it out (SREM {name} {key})")
+    if picture.state.feeds:
+        text = f"it has ended, but its state names followers ({picture.state.feeds}), who have had its end"
+        yield Finding("follower", key, f"{text}: nothing to do, they go with it")
     if picture.expires is None and picture.bytes is not None:
         text = f"it has output files, but {names.EXPIRIES} does not list it, so no sweep will remove them"
-        yield Finding("life", key, f"{text}: list it (ZADD {names.EXPIRIES} {int(now)} {key}) to have them removed now")
+        yield Finding("life", key, f"{text}: have them removed now (ZADD {names.EXPIRIES} 0 {key})")
     elif picture.expires is None and picture.life < 0:
         text = "it has ended, but will never be forgotten"
         yield Finding("life", key, f"{text}: give it a time to live (EXPIRE {names.TASK}{key} 604800)")
@@ -191,13 +200,8 @@ def _judge_rq(picture: Picture, now: float) -> Iterator[Finding]:
     )
     if queue and right[1] is None and not is_nearly_over:
         text = f"it ended in {picture.status}, but RQ's registry {right[0]} does not list it"
-        yield Finding("registry", key, f"{text}, so RQ's tools do not show it; its time to live is not touched by that")
-
-
-def _wip_left(key: str, attempt: int | str, queue: str, does: str) -> Finding:
-    name, member = names.RQ_WIP + queue, f"{key}:{attempt}"
-    text = f"it {does}, but RQ's registry {name} lists its attempt {attempt} as running"
-    return Finding("leftover", key, f"{text}: take it out (ZREM {name} {member})")
+        mend = "nothing to do, it is forgotten in time all the same"
+        yield Finding("registry", key, f"{text}, so RQ's tools do not show it: {mend}")
 
 
 def judge_places(picture: Picture) -> Iterator[Finding]:
@@ -211,10 +215,14 @@ def judge_places(picture: Picture) -> Iterator[Finding]:
             text = f"it {does}, but stands in {place} as if it waited; a worker that meets it there drops it"
             yield Finding("place", key, f"{text}, or take it out (LREM {place} 0 {key})")
         return
-    if not own & set(places):
+    popped = f"{main}:intermediate"
+    if popped in places and not own & set(places):
+        text = "it waits; a worker of RQ's own has popped it and not begun it, and RQ only fails it, so it is lost"
+        yield Finding("lost", key, f"{text}: put it back (LREM {popped} 0 {key} and RPUSH {main} {key})")
+    elif not own & set(places):
         text = f"it waits, but stands in no list of its queue {picture.queue!r}, so no worker will find it: it is lost"
         yield Finding("lost", key, f"{text}; put it back (RPUSH {main} {key}), or cancel it")
-    for place in sorted(set(places) - own):
+    for place in sorted(set(places) - own - {popped}):
         text = f"it waits, and stands in {place}, which is no list of its queue {picture.queue!r}"
         yield Finding("place", key, f"{text}: take it out (LREM {place} 0 {key})")
     count = sum(place in own for place in places)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import re
 import signal
 import socket
 import sys
@@ -26,7 +27,7 @@ from dragon.errors import Unavailable, WorkerFailed
 from dragon.fetch import Fetcher
 from dragon.files import Files, open_files
 from dragon.processes import calm_collector
-from dragon.status import ERROR, error_result, parse_line, timestamp
+from dragon.status import ERROR, QUEUED, Status, error_result, parse_line, timestamp
 from dragon.store import names, tasks, workers
 from dragon.store.tasks import Write
 from dragon.store.workers import WorkerFacts
@@ -38,6 +39,7 @@ log = logging.getLogger("dragon.worker")
 BLOCK = 5  # seconds that one wait for a queue lasts at most
 SAMPLE = Path(__file__).parent.parent / "server" / "static"
 SWEEP_COUNT = 200  # tasks a trip
+_CANCEL = re.compile(rb"cancel ([A-Z2-7]{26}) ([0-9]{1,9})")
 
 
 class Worker:
@@ -188,7 +190,10 @@ class Worker:
         if count or orphans:
             self._dead_seen.set()
         for orphan in orphans:
-            status = parse_line(orphan.line)
+            try:
+                status = parse_line(orphan.line, orphan.key)
+            except ValueError:
+                status = Status(QUEUED, orphan.key, timestamp())  # damaged; it ends all the same
             text = f"the worker was lost while it ran the task (attempt {orphan.attempt})"
             line = status.ended(ERROR, error_result(text), timestamp()).line()
             log.error("%s error: lost with worker %s, no attempt left", orphan.key, orphan.worker)
@@ -202,29 +207,29 @@ class Worker:
                 self._obey(message)
 
     def _obey(self, message: bytes) -> None:
-        if message.startswith(b"cancel "):
-            _, key, attempt = message.decode().split(" ")
-            self._engine.cancel(key, int(attempt))
+        if found := _CANCEL.fullmatch(message):
+            self._engine.cancel(found[1].decode(), int(found[2]))
             return
         try:
             command = orjson.loads(message)
         except orjson.JSONDecodeError:
-            log.warning("a command that is not understood: %r", message[:100])
-            return
-        match command.get("command"):
-            case "shutdown":
+            command = None
+        match command:
+            case {"command": "shutdown"}:
                 self._stopped.set()
-            case "stop-job":
-                self._engine.cancel_and_end(str(command.get("job_id")))
-            case other:
-                log.info("RQ's command %r does not concern dragon's worker", other)
+            case {"command": "stop-job", "job_id": str(key)}:
+                self._engine.cancel_and_end(key)
+            case {"command": str(other)}:
+                log.info("RQ's command %.100r does not concern dragon's worker", other)
+            case _:
+                log.warning("a command that is not understood: %r", message[:100])
 
     async def _sweep(self) -> None:
         """Removes ended tasks, with their files, whose life is over, and what dead workers have left."""
         while True:
             await asyncio.to_thread(remove_abandoned, self._config.scratch_dir)
             with contextlib.suppress(Unavailable, ResponseError):
-                while keys := await tasks.expired(self._redis, time.time(), SWEEP_COUNT):
+                while keys := await tasks.expired(self._redis, await workers.clock(self._redis), SWEEP_COUNT):
                     for key in keys:
                         await asyncio.to_thread(self._files.drop, key)
                     await tasks.forget(self._redis, keys)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import os
 import socket
@@ -16,7 +17,8 @@ import orjson
 
 from dragon.config import ROOT, Config
 from dragon.errors import ConfigError
-from dragon.processes import how_it_ended, kill_group
+from dragon.processes import adopt_orphans, kill_descendants, kill_group
+from dragon.worker.bounds import bounds_of
 from dragon.worker.executor import limits_of
 from dragon.worker.messages import Frame, FrameBuffer, pack
 
@@ -46,7 +48,7 @@ class Executor(asyncio.Protocol):
         self.scratched: set[int] = set()  # those of them that have made their scratch folder
         self.slowest = 0.0  # the longest expected duration among them, in seconds
         self.pid = 0
-        self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()  # how it ended, in words
+        self.ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()  # exit code
         self._on_frames = on_frames
         self._on_lost = on_lost
         self._buffer = FrameBuffer()
@@ -55,6 +57,7 @@ class Executor(asyncio.Protocol):
         self.is_lost = False
         self.was_killed = False  # by us
         self.is_ready = False  # it has said so
+        self.has_grown = False  # and was killed by the fork server: too many processes were below it
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
@@ -111,6 +114,7 @@ class Pool:
 
     async def start(self) -> dict[str, TaskFacts]:
         """Starts the fork server and returns the tasks that it imported. Raises ConfigError when it could not."""
+        adopt_orphans()  # those of a fork server that is killed
         self._control, theirs = socket.socketpair()
         # Its words of command; read on a copy, so that descriptors can be sent on the original.
         self._process = subprocess.Popen(  # noqa: ASYNC220 - once, at start
@@ -141,6 +145,7 @@ class Pool:
         return {
             "modules": self._config.tasks.modules,
             "limits": dataclasses.asdict(limits_of(self._config)),
+            "bounds": dataclasses.asdict(bounds_of(self._config)),
             "result_bytes": self._config.limits.result_bytes,
         }
 
@@ -159,6 +164,11 @@ class Pool:
             theirs.close()
         return executor
 
+    def count_processes(self) -> None:
+        """Has the fork server kill the executors that have more processes below them than they may."""
+        with contextlib.suppress(OSError):  # full, or gone: the first has a look to do already, the second says so
+            self._control.send(b"c", socket.MSG_DONTWAIT)
+
     async def stop(self) -> None:
         """Ends the fork server and, with it, every executor and what they started."""
         self._watching.cancel()
@@ -176,6 +186,15 @@ class Pool:
             self._process.wait()
 
     async def _watch(self) -> None:
+        with contextlib.suppress(ConnectionError):  # as when it is killed before it has read an order
+            await self._read_answers()
+        self.give_up("the fork server is gone, so no executor can be started any more")
+        # It was killed: nobody else would end what its executors started.
+        for pid in self._by_pid:
+            kill_group(pid)
+        await asyncio.to_thread(kill_descendants)
+
+    async def _read_answers(self) -> None:
         while line := await self._reader.readline():
             message = orjson.loads(line)
             if "forked" in message:
@@ -184,14 +203,13 @@ class Pool:
                 self._by_pid[executor.pid] = executor
                 if executor.is_lost:
                     kill_group(executor.pid)
+            elif "grown" in message:
+                self._by_pid[message["grown"]].has_grown = True
             else:
                 ended = self._by_pid.pop(message["ended"], None)
                 if ended is not None and not ended.ended.done():
-                    ended.ended.set_result(how_it_ended(os.waitstatus_to_exitcode(message["status"])))
+                    ended.ended.set_result(os.waitstatus_to_exitcode(message["status"]))
                     ended.close()
-        for pid in self._by_pid:
-            kill_group(pid)  # the fork server was killed: nobody else would end what its executors started
-        self.give_up("the fork server is gone, so no executor can be started any more")
 
     def give_up(self, reason: str) -> None:
         """From here on, no executors: whoever waits for `failed` hears why."""

@@ -15,16 +15,21 @@ class ScratchLock:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        while True:
-            folder.mkdir(parents=True, exist_ok=True)
-            try:
-                self._descriptor = os.open(folder / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-            except FileNotFoundError:
-                continue  # somebody who looked for abandoned folders was faster
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX)
-            if _is_file(folder / _LOCK, self._descriptor):
-                return
-            os.close(self._descriptor)  # as above, between the two lines
+        while not self._take():
+            pass
+
+    def _take(self) -> bool:
+        """Makes and locks the folder; False when one that sweeps took it for abandoned in between, and removed it."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._descriptor = os.open(self._folder / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        except FileNotFoundError:
+            return False
+        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+        if os.fstat(self._descriptor).st_nlink:
+            return True
+        os.close(self._descriptor)
+        return False
 
     def release(self) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)
@@ -45,11 +50,3 @@ def remove_abandoned(parent: Path) -> None:
             pass  # its worker lives
         finally:
             os.close(descriptor)
-
-
-def _is_file(path: Path, descriptor: int) -> bool:
-    """Whether the path still leads to the open file."""
-    try:
-        return os.path.samestat(path.stat(), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False

@@ -27,9 +27,10 @@ from PIL import (
 )
 
 from dragon.task import Limits, TaskError
-from tasks.pictures import colours
+from tasks.pictures import colours, costs
 from tasks.pictures.exif import read_orientation
 from tasks.pictures.sizes import Placement, Size, across
+from tasks.pictures.structure import TooManyParts, count_scans
 
 #: The formats that are read, with their content types. All others, PostScript first, stay shut.
 FORMATS = {
@@ -81,6 +82,8 @@ class Source:
     image: ImageFile.ImageFile
     url: str
     limits: Limits
+    file_bytes: int
+    scans: int  # how often a decoder goes over it; more than 1 for some JPEGs only
     stored: Size  # as the file says
     turns: tuple[Image.Transpose, ...]  # what makes it upright, and then the rotation that was asked for
     lies: bool  # whether width and height change places on that way
@@ -90,25 +93,42 @@ class Source:
 @contextmanager
 def open_header(path: Path, url: str, limits: Limits) -> Iterator[ImageFile.ImageFile]:
     """Opens a picture without decoding it. Raises TaskError when it is none, or has too many pixels."""
+    with _opened(path, url, limits) as (image, _):
+        yield image
+
+
+@contextmanager
+def _opened(path: Path, url: str, limits: Limits) -> Iterator[tuple[ImageFile.ImageFile, int]]:
     with _reading(url, limits):
+        scans = count_scans(path)
         image = Image.open(path, formats=_OPENED)
     with image:
         _check_pixels(image.size, url, limits)
-        yield image
+        if image.width * image.height * scans > costs.SCANS * limits.pixels:
+            raise TaskError(
+                f"File '{url}' goes {scans} times over {image.width} x {image.height} pixels, "
+                f"the limit is {costs.SCANS} times {limits.pixels} pixels (limits.pixels)"
+            )
+        yield image, scans
 
 
 @contextmanager
 def open_source(path: Path, url: str, limits: Limits, rotation: int = 0) -> Iterator[Source]:
     """Opens a picture to make others of it, turned by `rotation` degrees counter-clockwise once it is upright."""
-    with open_header(path, url, limits) as image:
+    with _opened(path, url, limits) as (image, scans):
         stored = stored_size(image)
+        file_bytes = path.stat().st_size
+        if image.format not in _JPEG:  # which may yet be decoded at an eighth of its size
+            _check_memory(costs.memory(image, stored, (0, 0), "", scans=scans, is_animated=False), file_bytes, url)
         with _reading(url, limits):
             if image.format not in _JPEG:
                 image.load()  # a PNG's EXIF may stand behind its pixels; a TIFF makes itself upright, and says so after
         wanted = (_UPRIGHT.get(read_orientation(image) or 1), _ROTATED.get(rotation))
         turns = tuple(turn for turn in wanted if turn is not None)
         lies = sum(turn in _ONTO_SIDE for turn in turns) % 2 == 1
-        yield Source(image, url, limits, stored, turns, lies, across(image.size) if lies else image.size)
+        yield Source(
+            image, url, limits, file_bytes, scans, stored, turns, lies, across(image.size) if lies else image.size
+        )
 
 
 def stored_size(image: ImageFile.ImageFile) -> Size:
@@ -133,6 +153,14 @@ def count_frames(source: Source) -> int:
         raise TaskError(
             f"File '{source.url}' has {count} frames, the limit is {source.limits.frames} frames (limits.frames)"
         )
+    pixels = count * source.image.width * source.image.height
+    most = max(costs.ANIMATIONS * source.limits.pixels, costs.PIXELS_PER_BYTE * source.file_bytes)
+    if count > 1 and pixels > most:
+        raise TaskError(
+            f"File '{source.url}' has {count} frames of {source.image.width} x {source.image.height} pixels, "
+            f"the limit is {most} pixels in all: {costs.ANIMATIONS} times limits.pixels, "
+            f"or {costs.PIXELS_PER_BYTE} for a byte of the file"
+        )
     return count
 
 
@@ -141,6 +169,8 @@ def frames(source: Source, placement: Placement) -> Iterator[Frame]:
     first = _first_frame(source)
     for number in range(first, first + count_frames(source)):
         with _reading(source.url, source.limits):
+            if number == first + 1:
+                check_memory(source, placement, is_animated=True)
             source.image.seek(number)
             source.image.load()  # WebP and AVIF know a frame's duration only now
         duration = round(source.image.info.get("duration", 0)) or _DEFAULT_DURATION
@@ -169,6 +199,7 @@ def _render(source: Source, placement: Placement) -> Image.Image:
     lying = placement.across() if source.lies else placement
     with _reading(source.url, source.limits):
         scale = _draft(image, lying)
+        check_memory(source, placement)
         image.load()
         picture = colours.plain(image)
     picture = _resize(picture, lying, scale)
@@ -204,6 +235,22 @@ def _check_pixels(size: Size, url: str, limits: Limits) -> None:
         raise _too_many_pixels(url, limits)
 
 
+def check_memory(source: Source, placement: Placement, format: str = "", *, is_animated: bool = False) -> None:
+    """Raises TaskError when a small file would take much memory. `format` is what the output is written in."""
+    needed = costs.memory(
+        source.image, source.stored, placement.size, format, scans=source.scans, is_animated=is_animated
+    )
+    _check_memory(needed, source.file_bytes, source.url)
+
+
+def _check_memory(needed: int, size: int, url: str) -> None:
+    if needed > max(costs.FREE_MEMORY, costs.MEMORY_PER_BYTE * size):
+        raise TaskError(
+            f"File '{url}' would take {needed >> 20} MB of memory, and has {size} bytes: beyond "
+            f"{costs.FREE_MEMORY >> 20} MB a file must have a byte for every {costs.MEMORY_PER_BYTE} of them"
+        )
+
+
 def _too_many_pixels(url: str, limits: Limits) -> TaskError:
     return TaskError(f"File '{url}' has more pixels than the limit of {limits.pixels} (limits.pixels)")
 
@@ -222,8 +269,12 @@ def _reading(url: str, limits: Limits) -> Iterator[None]:
             yield
     except Image.DecompressionBombError:
         raise _too_many_pixels(url, limits) from None
+    except TaskError:
+        raise
+    except TooManyParts:
+        raise TaskError(f"File '{url}' is made of more parts than a picture has") from None
     except MemoryError:
-        raise TaskError(f"File '{url}' needs more memory than there is") from None
+        raise TaskError(f"File '{url}' needs more memory than a task may have (limits.memory_bytes)") from None
     except Exception as error:
         raise TaskError(f"File '{url}' is not a valid image file") from error
     finally:

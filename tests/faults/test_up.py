@@ -12,29 +12,39 @@ from typing import Any
 import pytest
 
 from dragon.config import Config
+from dragon.processes import children_of
 from tests.auditing import assert_sound
 from tests.figures import FULL, note, scale, seeded
 from tests.following import Crowd
 from tests.system import Client, Process, System, eventually, test_config, wait_until
+from tests.waiting import is_alive
+
+_families: dict[Path, set[int]] = {}  # by data folder: the supervisors, and what was seen below them
 
 
 def processes_of(data: Path) -> list[int]:
-    """Every process whose environment or command names that data folder."""
-    found = []
+    """Every living process that was once seen below a supervisor of that data folder, or whose command names it.
+
+    Their environment, which names it too, is closed to everybody but root (dragon.processes.keep_private).
+    """
+    family = _families[data]
+    waiting = list(family)
+    while waiting:
+        below = set(children_of(waiting.pop())) - family
+        family |= below
+        waiting += below
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            environment = (folder / "environ").read_bytes().split(b"\0")
-            if (
-                f"DRAGON_DATA={data}".encode() in environment
-                or f"{data}/".encode() in (folder / "cmdline").read_bytes()
-            ):
-                found.append(int(folder.name))
-    return [pid for pid in found if pid != os.getpid()]
+            if f"{data}/".encode() in (folder / "cmdline").read_bytes():
+                family.add(int(folder.name))
+    return [pid for pid in family if pid != os.getpid() and is_alive(pid)]
 
 
 def up(config: Config) -> tuple[System, Process]:
     system = System(config)
-    return system, system.start("-m", "dragon", "up", ready="is ready at")
+    supervisor = system.start("-m", "dragon", "up", ready="is ready at")
+    _families.setdefault(config.data_dir, set()).add(supervisor.pid)
+    return system, supervisor
 
 
 async def test_a_killed_supervisor_leaves_nothing_running_and_loses_nothing(tmp_path: Path) -> None:

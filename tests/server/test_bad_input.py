@@ -275,6 +275,35 @@ async def test_what_is_no_http_is_a_400_in_the_json_shape(system: System, reques
     assert answer.headers["Server"] == "dragon"
 
 
+@pytest.mark.parametrize("version", [b"0.9", b"2.0"])
+async def test_another_version_of_http_is_a_400_of_http_1_1(system: System, version: bytes) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", system.config.server.port)
+    writer.write(b"GET /healthz HTTP/" + version + b"\r\nHost: x\r\n\r\n")
+    async with asyncio.timeout(10):
+        answered = await reader.read()
+    writer.close()
+    assert answered.startswith(b"HTTP/1.")
+    (answer,) = parse_answers(answered)
+    assert (answer.status, answer.json) == (400, NOT_HTTP)
+
+
+async def test_an_expectation_that_nobody_knows_is_a_417_in_the_json_shape(system: System) -> None:
+    request = b"POST /v1/create HTTP/1.1\r\nExpect: the-unexpected\r\n" + HEAD + b"Content-Length: 2\r\n\r\n{}"
+    (answer,) = await raw(system, request)
+    check_common(answer)
+    assert (answer.status, answer.json) == (417, error("Expectation Failed"))
+
+
+async def test_a_client_that_leaves_while_it_is_told_to_go_on_is_no_internal_error(system: System) -> None:
+    request = b"POST /v1/create HTTP/1.1\r\nExpect: 100-continue\r\n" + HEAD + b"Content-Length: 2\r\n\r\n"
+    for _ in range(20):  # whether it leaves before or after the server's word is chance
+        _, writer = await asyncio.open_connection("127.0.0.1", system.config.server.port)
+        writer.write(request)
+        writer.write_eof()
+        await asyncio.sleep(0.005)
+        writer.transport.abort()
+
+
 async def test_many_headers_are_refused_or_ignored(system: System) -> None:
     headers = b"".join(b"X-%d: y\r\n" % number for number in range(20_000))
     for answer in await raw(system, b"GET /healthz HTTP/1.1\r\n" + HEAD + headers + b"\r\n"):

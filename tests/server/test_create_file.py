@@ -441,6 +441,26 @@ async def test_ranges_are_served(client: Client, asked: str, status: int, body: 
             assert await response.read() == body
 
 
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Range": "bytes=10-"}, 416),
+        ({"Range": "lines=1-2"}, 416),
+        ({"If-Match": '"another"'}, 412),
+        ({"If-Unmodified-Since": "Thu, 01 Jan 1970 00:00:00 GMT"}, 412),
+    ],
+)
+async def test_what_cannot_be_sent_of_a_file_is_an_error_in_shape_that_no_cache_keeps(
+    client: Client, headers: dict[str, str], status: int
+) -> None:
+    place = await make_file(client, text="0123456789")
+    answer = await get(client, place, headers)  # which looks at the shape
+    assert answer.status == status
+    assert answer.json["message"].startswith("the file ")
+    assert (await ask(client.session, "HEAD", place, None, headers)).body == b""
+    assert (await get(client, place)).body == b"0123456789"
+
+
 async def test_a_file_that_the_browser_has_is_not_sent_again(client: Client) -> None:
     place = await make_file(client, text="0123456789")
     first = await get(client, place, {})

@@ -166,14 +166,18 @@ end
 local known = {}
 
 -- The task as a table, nil when there is none. `whole`: with what its execution needs.
+-- What is not as dragon writes it is no task, whatever stands there: keys become names of folders, accounts parts of names.
 local function read(key, whole)
   if known[key] then return known[key] end
-  local f
-  if whole then f = redis.call('HMGET', TASK .. key, 'state', 'facts', 'line', 'origin', 'description', 'params')
-  else f = redis.call('HMGET', TASK .. key, 'state', 'facts', 'line', 'origin') end
-  local attempt, seq, phase, owner, feeds = string.match(f[1] or '', '^(%d+) (%d+) (%a) (%S*) (%S*)$')
-  local max, account, reuse = string.match(f[2] or '', '^(%d+) (%S*) (%S*)$')
-  if not (attempt and max and f[3]) then return nil end
+  if #key ~= 26 or string.find(key, '[^A-Z2-7]') then return nil end
+  local f  -- pcall: a stranger's key may be of another type
+  if whole then f = redis.pcall('HMGET', TASK .. key, 'state', 'facts', 'line', 'origin', 'description', 'params')
+  else f = redis.pcall('HMGET', TASK .. key, 'state', 'facts', 'line', 'origin') end
+  if f.err then return nil end
+  local attempt, seq, phase, owner, feeds = string.match(f[1] or '', '^(%d+) (%d+) ([wre]) (%S*) (%S*)$')
+  local max, account, reuse = string.match(f[2] or '', '^(%d+) ([%w_-]*) ([%w_-]*)$')
+  if not (attempt and max and f[3] and f[4]) or #attempt > 9 or #seq > 9 or #max > 9 then return nil end
+  if whole and not (f[5] and f[6]) then return nil end
   known[key] = {key = key, attempt = attempt, seq = seq, phase = phase, final = phase == 'e', owner = owner, feeds = feeds,
     max = max, account = account, reuse = reuse, line = f[3], queue = f[4], name = f[5], params = f[6]}
   return known[key]
@@ -222,7 +226,7 @@ local function finish(task, kind, line, life, bytes, rq_date, with_rq, exc_info)
   else
     redis.call('EXPIRE', TASK .. key, life)
   end
-  if task.reuse ~= '' and redis.call('GET', REUSE .. task.reuse) == key then
+  if task.reuse ~= '' and redis.pcall('GET', REUSE .. task.reuse) == key then
     if ok then redis.call('EXPIRE', REUSE .. task.reuse, life) else redis.call('DEL', REUSE .. task.reuse) end
   end
 end

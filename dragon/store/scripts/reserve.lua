@@ -34,7 +34,7 @@ end
 -- What is no task of dragon's never runs; what is over (somebody used `rq requeue`) stays as it ended; RQ is told both.
 -- What somebody has already stands in the queue twice: once is enough.
 local function drop(queue, key, task)
-  if not (task and not task.final) and redis.call('EXISTS', TASK .. key) == 1 then
+  if not (task and not task.final) and redis.call('TYPE', TASK .. key).ok == 'hash' then
     local life = redis.call('TTL', TASK .. key)
     redis.call('HSET', TASK .. key, 'status', 'failed')
     redis.call('ZADD', RQ_FAILED .. queue, unix_time() + (life > 0 and life or 86400), key)
@@ -49,18 +49,25 @@ local function reserve(queue, task)
   give(task.key, task.attempt, task.name, task.params, task.line)
 end
 
+-- The task that a key in a queue's list stands for, and whether it may be taken. One of another queue is none: it is not
+-- ours to change.
+local function look_at(queue, key)
+  local task = read(key, true)
+  if task and task.queue ~= queue then task = nil end
+  return task, task and not task.final and task.owner == ''
+end
+
 local WINDOW, MOST = 64, 256  -- how far to look past tasks that have no place now; tasks a call (others wait meanwhile)
 
 -- Takes from the list's head. What is taken without a gap is removed in one step, what lies behind a gap one by one.
 local function take_from(queue, list)
   local head, skipped, at = 0, 0, 0
   while skipped < WINDOW and #answer < 5 * MOST do
-    local keys = redis.call('LRANGE', list, at, at + WINDOW - 1)
-    if #keys == 0 then break end
+    local keys = redis.pcall('LRANGE', list, at, at + WINDOW - 1)
+    if keys.err or #keys == 0 then break end  -- a stranger's key of another type: the other queues go on
     local removed = 0
     for _, key in ipairs(keys) do
-      local task = read(key, true)
-      local is_free = task and not task.final and task.owner == ''
+      local task, is_free = look_at(queue, key)
       if is_free and not has_place(task.name) then
         skipped = skipped + 1
         answer[2] = '1'
@@ -79,10 +86,9 @@ end
 -- Takes one task of a lane, the first that has a place; false when there is none. `passed`: how many had none before.
 local function take_one(queue, list, passed)
   while passed[list] < WINDOW do
-    local key = redis.call('LINDEX', list, passed[list])
-    if not key then return false end
-    local task = read(key, true)
-    local is_free = task and not task.final and task.owner == ''
+    local key = redis.pcall('LINDEX', list, passed[list])
+    if not key or key.err then return false end
+    local task, is_free = look_at(queue, key)
     if is_free and not has_place(task.name) then
       passed[list] = passed[list] + 1
       answer[2] = '1'
