@@ -63,8 +63,7 @@ class Fleet:
         self.workers.append(await asyncio.to_thread(self._start))
 
     async def settle(self) -> None:
-        while self._starting:
-            await asyncio.wait(self._starting)
+        await asyncio.gather(*self._starting)
 
 
 def mixed_task(chance: random.Random, path: Path) -> dict[str, Any]:
