@@ -288,12 +288,12 @@ async def async_mark(ctx: AsyncContext, path: str, seconds: float = 0.0, reports
 
 
 @task("test.gated_file", timeout=120, max_attempts=10)
-def gated_file(ctx: Context, gate: str, text: str = "text") -> OneFile:
-    """Wait until a file is there, then write an output file."""
-    while not Path(gate).exists():
+def gated_file(ctx: Context, gate: str) -> OneFile:
+    """Wait until GATE.1 is there, GATE.2 in later attempts, and write the attempt into an output file."""
+    while not Path(f"{gate}.{min(ctx.attempt, 2)}").exists():
         time.sleep(0.01)
     output = ctx.output_file("output", ".txt")
-    output.path.write_text(text)
+    output.path.write_text(f"attempt {ctx.attempt}")
     return OneFile(output)
 
 
