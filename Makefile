@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 TESTS  ?= -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check bench faults format browser clean
+.PHONY: help setup run test check bench faults guards format browser clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ faults: $(VENV)/.installed-test browser ## the faults and attacks of docs/guaran
 	@rm -f var/figures.jsonl && mkdir -p var
 	FAULTS_FULL=1 FAULTS_FIGURES=var/figures.jsonl $(BIN)/python -m pytest tests/faults tests/attack -o timeout=1800 $(if $(ONLY),-k '$(ONLY)')
 	$(BIN)/python -m tests.figures var/figures.jsonl docs/guarantees.md
+
+guards: $(VENV)/.installed-test ## take out each guard in a copy and see its test fail (tests/guards.py)
+	$(BIN)/python -m tests.guards
 
 browser: ## install Chromium for the browser tests, if it is missing and that is possible
 	@.ci/browser

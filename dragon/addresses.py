@@ -25,8 +25,11 @@ _NOT_PUBLIC_IPV4 = tuple(
         "172.16.0.0/12",
         "192.0.0.0/24",  # protocol assignments; 192.0.0.192 is Oracle's metadata
         "192.0.2.0/24",  # documentation
+        "192.31.196.0/24",  # AS112, and below AMT relays: anycast, answered by whoever is near, perhaps inside
+        "192.52.193.0/24",
         "192.88.99.0/24",  # 6to4 relays (RFC 7526)
         "192.168.0.0/16",
+        "192.175.48.0/24",  # AS112
         "198.18.0.0/15",  # benchmarks
         "198.51.100.0/24",  # documentation
         "203.0.113.0/24",  # documentation
@@ -42,9 +45,10 @@ _GLOBAL_UNICAST = IPv6Network("2000::/3")
 _NOT_PUBLIC_IPV6 = tuple(
     IPv6Network(network)
     for network in (
-        "2001::/23",  # protocol assignments: Teredo, ORCHID, benchmarks
+        "2001::/23",  # protocol assignments: Teredo, ORCHID, benchmarks, AMT, AS112
         "2001:db8::/32",  # documentation
         "2002::/16",  # 6to4: any IPv4 address in disguise
+        "2620:4f:8000::/48",  # AS112
         "3ffe::/16",  # the former 6bone
         "3fff::/20",  # documentation (RFC 9637)
     )
@@ -96,6 +100,8 @@ _INTERNAL_ENDINGS = frozenset(
 def is_internal_name(host: str) -> bool:
     """Tells whether a name can only be known inside a network, so that even its absence is nobody's business."""
     name = host.rstrip(".")
+    if ":" in name:
+        return False  # an address
     return "." not in name or name.rpartition(".")[2] in _INTERNAL_ENDINGS
 
 
@@ -129,6 +135,11 @@ class AllowList:
             self._endings.append("." + name)
         else:
             self._hosts.add(name)
+
+    @property
+    def has_networks(self) -> bool:
+        """Whether any address is allowed that is not public."""
+        return bool(self._networks)
 
     def has_address(self, address: IPAddress) -> bool:
         """Tells whether connections to an address are allowed."""

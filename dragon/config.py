@@ -12,7 +12,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -49,13 +49,16 @@ class RedisConfig(_Section):
     timeout: float = Field(5.0, gt=0)
 
 
+QueueName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]  # as dragon.task has it
+
+
 class WorkerConfig(_Section):
-    queues: tuple[str, ...] = ("high", "default", "low")
+    queues: tuple[QueueName, ...] = ("high", "default", "low")
     executors: int = Field(0, ge=0, le=1024)
     concurrency: int = Field(100, ge=0, le=100_000)
     heartbeat: float = Field(1.0, gt=0)
     lease: float = Field(5.0, gt=0)
-    stop_grace: float = Field(10.0, ge=0)
+    stop_grace: float = Field(8.0, ge=0)
     ahead: float = Field(0.05, ge=0)
 
 
@@ -83,6 +86,10 @@ class LimitsConfig(_Section):
     frames: int = Field(1000, ge=1)
     output_pixels: int = Field(50_000_000, ge=1)
     result_bytes: int = Field(8 * (1 << 20), ge=1)
+    memory_bytes: int = Field(2 << 30, ge=0)
+    cpu_seconds: int = Field(300, ge=0)
+    file_bytes: int = Field(1 << 30, ge=0)
+    processes: int = Field(256, ge=0)
 
 
 class LogConfig(_Section):

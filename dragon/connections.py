@@ -32,6 +32,8 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0  # seconds until a cut subscription is 
 _INSIST_PAUSE = 0.1  # seconds until a command that failed is tried again, doubled each time
 MOST_GATHERED = 16  # commands that wait for the end of the loop's turn
 MOST_TOGETHER = 3000  # arguments of callers that share one run of a script: others wait while it runs
+CLOCK_AGE = 5.0  # seconds after which Redis's clock is looked at again: somebody may have set it
+ALLOWED = 0.9  # share of the timeout for which a script may still begin to run: its reply has to come in time too
 RETRY_AFTER = 2.0  # seconds, told to clients when Redis is away
 
 
@@ -78,6 +80,7 @@ class Redis:
         self._count = 0  # commands that wait
         self._shas: dict[str, str] = {}
         self._clock: float | None = None  # Redis's clock less the event loop's, in seconds
+        self._clock_read = 0.0  # when it was asked for, by the event loop's clock
         self.round_trips = 0
 
     async def command(self, *arguments: Argument) -> Any:
@@ -112,7 +115,22 @@ class Redis:
         """
         if self._clock is None or self._loop is None:
             return None
-        return self._loop.time() + self._clock + self._timeout
+        now = self._loop.time()
+        if now - self._clock_read > CLOCK_AGE:
+            self._clock_read = now
+            self._enqueue(("TIME",)).add_done_callback(self._on_time)
+        overdue = now + self._timeout
+        if self._wire is not None and self._wire.awaited:
+            overdue = min(overdue, self._wire.awaited[0][0])  # what is overdue first takes all that is awaited with it
+        return overdue - (1 - ALLOWED) * self._timeout + self._clock
+
+    def _on_time(self, reply: asyncio.Future[Any]) -> None:
+        if not reply.cancelled() and reply.exception() is None:
+            self._set_clock(reply.result())
+
+    def _set_clock(self, time: Sequence[bytes]) -> None:
+        assert self._loop is not None
+        self._clock = int(time[0]) + int(time[1]) / 1e6 - self._loop.time()
 
     async def close(self) -> None:
         """Waits for what is under way, `timeout` seconds at most."""
@@ -206,9 +224,9 @@ class Redis:
             async with asyncio.timeout(self._timeout):
                 connection = self._client.connection_pool.make_connection()  # type: ignore[no-untyped-call]
                 await connection.connect()
-                seconds, microseconds = await self._ask(connection, "TIME")
+                self._set_clock(await self._ask(connection, "TIME"))
             assert self._loop is not None
-            self._clock = int(seconds) + int(microseconds) / 1e6 - self._loop.time()
+            self._clock_read = self._loop.time()
             self._wire = _Wire(connection, self._loop, self._on_lost)
         except BaseException as error:
             self._join()

@@ -24,6 +24,7 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -41,6 +42,8 @@ READY_SECONDS = 10.0
 #: Seconds for an orderly end: the last second of the append-only file goes to the disk.
 STOP_SECONDS = 10.0
 _START_TRIES = 3
+#: Seconds between two times that what was appended goes to the disk: what is lost when the machine dies.
+SYNC_SECONDS = 1.0
 #: The wheel's server allocates with glibc, and a script that ends a hundred tasks frees thousands of small pieces at
 #: once. With room for them in malloc's own cache Redis needs a fifth less time a task (docs/performance.md).
 _MALLOC = {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=60000"}
@@ -174,6 +177,7 @@ class EmbeddedRedis:
         self.process: subprocess.Popen[bytes] | None = None
         self._lock: int | None = None
         self._log_start = 0
+        self._syncer: _Syncer | None = None
 
     @classmethod
     def of(cls, config: Config) -> Self:
@@ -211,9 +215,12 @@ class EmbeddedRedis:
             owner = (self.folder / "lock").read_text().strip()
             raise ConfigError(f"another process ({owner}) runs the embedded Redis of {self.folder}")
         _private_folder(self.socket.parent)
+        self._end_syncer()  # no thread while we fork
         for _ in range(_START_TRIES):
             self.process = self._spawn()
             if _wait_until_ready(self.socket, lambda: self.process is not None and self.process.poll() is None):
+                if self.durable:
+                    self._syncer = _Syncer(self.folder / "appendonlydir")
                 return
             code = self.process.poll()
             if code != -signal.SIGKILL:  # which is somebody's kill, or want of memory: no fault of the settings
@@ -255,10 +262,12 @@ class EmbeddedRedis:
             "timeout": "0",
             "save": "",
             "appendonly": "yes" if self.durable else "no",
-            # A write reaches the kernel before it is answered (while the disk is slow, up to two seconds later), so a
-            # Redis that dies loses nothing else; when the machine dies, about a second is lost. `always` would wait
-            # for the disk on every turn of the loop; who must not lose that second repeats with an Idempotency-Key.
-            "appendfsync": "everysec",
+            # A write reaches the kernel before it is answered, so a Redis that dies loses nothing; when the machine
+            # dies, about a second is lost: _Syncer sees to that, not Redis, whose own `everysec` keeps answered writes
+            # to itself for as long as the disk is busy with the last second's (kill -9 lost some of them in 1 of 60
+            # tries, docs/adr/0009). `always` would wait for the disk on every turn of the loop; who must not lose that
+            # second repeats with an Idempotency-Key.
+            "appendfsync": "no",
             # Below this size a rewrite would cost a core for a second now and then, and save a restart nothing.
             "auto-aof-rewrite-min-size": "256mb",
             "aof-use-rdb-preamble": "no",  # commands as text: any other version can read the data
@@ -296,7 +305,13 @@ class EmbeddedRedis:
             os.close(self._lock)
             self._lock = None
 
+    def _end_syncer(self) -> None:
+        if self._syncer is not None:
+            self._syncer.end()
+            self._syncer = None
+
     def _end_process(self) -> None:
+        self._end_syncer()
         if self.process is not None:
             end(self.process, STOP_SECONDS)
             self.process = None
@@ -311,6 +326,47 @@ class EmbeddedRedis:
 
     def __exit__(self, *exc_info: object) -> None:
         self.stop()
+
+
+class _Syncer:
+    """Puts on the disk, every second, what the server has appended to its file; at an orderly end it does so itself."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._synced: dict[Path, int] = {}  # sizes
+        self._failed = False
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="append-only file", daemon=True)
+        self._thread.start()
+
+    def end(self) -> None:
+        """Returns when the thread is gone, after the sync that is under way."""
+        self._ended.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._ended.wait(SYNC_SECONDS):
+            for path in self._folder.glob("*.incr.aof"):
+                try:
+                    self._sync(path)
+                    self._failed = False
+                except FileNotFoundError:
+                    pass  # a rewrite has replaced it, and put the new one on the disk
+                except OSError as error:
+                    if not self._failed:
+                        _say(f"the disk does not take the embedded Redis's data ({path}): {error.strerror}")
+                    self._failed = True
+
+    def _sync(self, path: Path) -> None:
+        size = path.stat().st_size
+        if self._synced.get(path) == size:
+            return
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            getattr(os, "fdatasync", os.fsync)(descriptor)  # macOS has fsync only
+        finally:
+            os.close(descriptor)
+        self._synced[path] = size
 
 
 def end(process: subprocess.Popen[bytes], grace: float) -> None:

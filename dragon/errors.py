@@ -91,5 +91,9 @@ class ConfigError(DragonError):
     """Raised at start when a setting is unknown, malformed or dangerous: the process must not go on."""
 
 
+class WorkerFailed(DragonError):
+    """Raised when a worker cannot work any more: it has left, and whoever supervises it starts another."""
+
+
 class TaskError(DragonError):
     """Raised by a task's author: ends the task in an error whose result is this message."""

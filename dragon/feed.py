@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from dragon import connections
 from dragon.connections import Redis
 from dragon.errors import Unavailable
-from dragon.status import unknown_line
+from dragon.status import is_line, unknown_line
 from dragon.store import names, tasks
 from dragon.store.tasks import Line
 
@@ -28,9 +28,11 @@ CHUNK = 500  # keys read in one script
 class Follower:
     """One client that follows tasks: the newest line of each key that it has not taken yet."""
 
-    __slots__ = ("_pending", "_waiter", "closed", "open", "seen")
+    __slots__ = ("_pending", "_waiter", "closed", "is_early", "open", "seen")
 
-    def __init__(self, lines: Iterable[Line]) -> None:
+    def __init__(self, lines: Iterable[Line], *, is_early: bool = False) -> None:
+        """`is_early`: the tasks are about to be created, and that Redis does not know them yet means nothing."""
+        self.is_early = is_early
         self.seen = {line.key: line.seq for line in lines}
         self.open = {line.key for line in lines if not line.final}
         self.closed = False  # ended by `close`, before every key had
@@ -130,13 +132,14 @@ class Feed:
     def dispatch(self, message: bytes) -> None:
         """Hands out the lines of one message: `KEY`, `F` when final else `.`, seq, a space, the line."""
         for entry in message.split(b"\n"):
-            if not entry:
-                continue
-            followers = self._followers.get(entry[:26].decode())
-            if followers is None:
+            key = entry[:26].decode("ascii", "replace")
+            if key not in self._followers:
                 continue
             seq, _, line = entry[27:].partition(b" ")
-            self._give(Line(entry[:26].decode(), int(seq), entry[26:27] == b"F", line))
+            if not (seq.isdigit() and len(seq) < 19 and is_line(line, entry[:26])):
+                log.warning("feed: a message that is not dragon's: %r", entry[:100])
+                continue
+            self._give(Line(key, int(seq), entry[26:27] == b"F", line))
 
     def _give(self, line: Line) -> None:
         for follower in tuple(self._followers.get(line.key, ())):
@@ -146,12 +149,17 @@ class Feed:
 
     async def refresh(self, keys: Iterable[str]) -> None:
         """Registers this feed for the keys again and reads what is newer than what their followers have."""
-        wanted = [key for key in keys if key in self._followers]
+        wanted = [key for key in keys if self._is_followed(key)]
         for start in range(0, len(wanted), CHUNK):
-            seen = {key: self._oldest_seen(key) for key in wanted[start : start + CHUNK] if key in self._followers}
+            seen = {key: self._oldest_seen(key) for key in wanted[start : start + CHUNK] if self._is_followed(key)}
             for line in await tasks.follow(self._redis, self.id, seen):
                 if line is not None:
                     self._give(line if line.seq >= 0 else _forgotten(line.key))
+
+    def _is_followed(self, key: str) -> bool:
+        """Whether somebody follows a task that has been created: an early follower's is not looked for yet, and its
+        messages arrive since this feed listens."""
+        return any(not follower.is_early for follower in self._followers.get(key, ()))
 
     def _oldest_seen(self, key: str) -> int:
         return min(follower.seen[key] for follower in self._followers[key])

@@ -43,14 +43,16 @@ URL_LIMIT = 8192  # characters
 _MODE = 0o400  # read-only: several tasks may hold the same file
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _ENCODINGS = frozenset({"identity", "gzip", "deflate"})  # what aiohttp decodes without further libraries
-_NO_SUCH_HOST = frozenset({socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)})
 #: What os.link says when it cannot do it here: other file system, no links at all, too many of them.
 _CANNOT_LINK = frozenset({errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 
-# One sentence for all that is refused: the difference between two of them would tell what stands inside the network.
+# What is refused tells nothing of the network: which of these two it is can be seen from the URL alone. An address is
+# refused alike whether anything listens there or not, and a name whether it stands for such an address or for none.
 _NOT_ALLOWED = "its address is not allowed"
+_NOT_FOUND = "its host cannot be found, or its address is not allowed"
 _NOT_VALID = "it is not a valid URL"
 _NOT_STORED = "it cannot be stored"
+_CONNECTION_FAILED = "the connection to the server failed"
 _BAD_REDIRECT = "it redirects to an address that is not valid"
 
 
@@ -181,6 +183,8 @@ class Fetcher:
         # Never a link: a task could change what the server gives to others.
         if not own.is_file():
             raise TaskError(_sentence(url, "there is no such file"))
+        if own.stat().st_size > self._config.max_bytes:
+            raise TaskError(_sentence(url, str(self._too_large())))
         return await self._copy_into(url, own, folder)
 
     async def _copy_into(self, url: str, source: Path, folder: Path) -> Path:
@@ -220,11 +224,18 @@ class Fetcher:
 
     async def _follow(self, target: _Target) -> Path:
         for _ in range(self._config.max_redirects + 1):
+            self._check_name(target.host)
             async with self._session(target).get(target.url, allow_redirects=False) as response:
                 if response.status not in _REDIRECTS:
                     return await self._receive(response)
                 target = _parse_redirect(target, response.headers.get("Location", ""))
         raise _Failed(f"it redirects more than {self._config.max_redirects} times")
+
+    def _check_name(self, host: str) -> None:
+        """Refuses names that only a network knows before they are looked up: how long that takes would tell of them."""
+        # Where the settings allow addresses inside, their names have to be looked up.
+        if is_internal_name(host) and not self._allow.has_host(host) and not self._allow.has_networks:
+            raise _Failed(_NOT_FOUND)
 
     async def _receive(self, response: aiohttp.ClientResponse) -> Path:
         if response.status != 200:
@@ -307,13 +318,14 @@ class Fetcher:
             case TimeoutError():
                 return f"it took longer than {self._config.timeout:g} seconds"
             case aiohttp.ClientConnectorDNSError():
-                return _lookup_reason(error)
+                log.info("the host of a download cannot be found: %s", error.os_error)
+                return _NOT_FOUND
             case aiohttp.ClientConnectorCertificateError():
                 return "the server's certificate is not valid"
             case aiohttp.ClientConnectorSSLError():
                 return "no secure connection to the server can be made"
             case aiohttp.ClientConnectorError():
-                return _NOT_ALLOWED if isinstance(error.os_error, _Refused) else "the connection to the server failed"
+                return _refusal(error.host) if isinstance(error.os_error, _Refused) else _CONNECTION_FAILED
             case aiohttp.InvalidURL():
                 return _NOT_ALLOWED
             case aiohttp.ClientResponseError():
@@ -345,12 +357,13 @@ class _Resolver(AbstractResolver):
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
-def _lookup_reason(error: aiohttp.ClientConnectorDNSError) -> str:
-    if is_internal_name(error.host):
-        return _NOT_ALLOWED  # or the answer would tell which names a network has
-    if error.os_error.errno in _NO_SUCH_HOST:
-        return "there is no such host"
-    return "the name of its host cannot be looked up"
+def _refusal(host: str) -> str:
+    """The sentence for a host that is an address, or for one that is a name."""
+    try:
+        ip_address(host)
+    except ValueError:
+        return _NOT_FOUND
+    return _NOT_ALLOWED
 
 
 def _check_encoding(response: aiohttp.ClientResponse) -> None:

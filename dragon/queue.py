@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -22,6 +23,10 @@ _LIMIT_TEXTS = {
     "tasks_per_minute": "account limit reached: {} tasks created per minute",
     "bytes_stored": "account limit reached: {} bytes of output files stored",
 }
+
+
+_KEYS = frozenset({"secret", "api_key"})
+_PASSWORD = re.compile(rb'://[^"\\]*@')  # wherever a slash in it seems to end the authority
 
 
 class Request(NamedTuple):
@@ -67,7 +72,13 @@ def prepare(definition: Definition, registry: Registry, key: str, queued: str, *
                 bool(task.outputs),
             )
     line = status.ended(ERROR, error_result(problem), timestamp()).line()
-    return NewTask(key, line, True, definition.task_name, orjson.dumps(definition.parameters), metas, "", 0, 0, "")
+    return NewTask(key, line, True, definition.task_name, _masked(definition.parameters), metas, "", 0, 0, "")
+
+
+def _masked(parameters: dict[str, Any]) -> bytes:
+    """A refused task's parameters as they are kept: without a key in the wrong place, or a password in a URL."""
+    shown = {name: "…" if name in _KEYS else value for name, value in parameters.items()}
+    return _PASSWORD.sub("://…@".encode(), orjson.dumps(shown))
 
 
 def same_task(account: str, definition: Definition) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import ssl
 from typing import Any
 
 import redis
@@ -35,10 +36,23 @@ def check_external(url: str) -> list[str]:
             return _check_answers(client, place)
         except redis.AuthenticationError:
             raise ConfigError(f"the Redis at {place} refuses us: its URL must hold the right password") from None
-        except redis.ConnectionError:
+        except redis.ConnectionError as error:
+            _refuse_bad_tls(error, place)
             return [f"the Redis at {place} cannot be reached now, so it was not checked; dragon keeps trying"]
         except redis.TimeoutError:
             return [f"the Redis at {place} does not answer in 5 s, so it was not checked; dragon keeps trying"]
+
+
+def _refuse_bad_tls(error: BaseException, place: str) -> None:
+    """Raises ConfigError where the connection failed for its TLS: that does not pass by itself."""
+    cause = next((one for one in (error.__cause__, error.__context__) if isinstance(one, ssl.SSLError)), None)
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        raise ConfigError(
+            f"the Redis at {place} shows a certificate that cannot be trusted ({cause.verify_message}): it must be of "
+            "the host in the URL; the file of an authority of yours goes behind it as ?ssl_ca_certs=FILE"
+        ) from None
+    if cause is not None and cause.reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"):
+        raise ConfigError(f"the Redis at {place} does not speak TLS: use redis://") from None
 
 
 def _check_answers(client: Any, place: str) -> list[str]:

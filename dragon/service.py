@@ -86,7 +86,7 @@ class Service:
         reuse_for = account.id if single_flight else ""
         new = queue.prepare_all(definitions, self.registry, reuse_for=reuse_for)
         # Followed before they exist: the first message may be here before the script's reply has been read.
-        follower = Follower([Line(task.key, 1, task.final, task.line) for task in new])
+        follower = Follower([Line(task.key, 1, task.final, task.line) for task in new], is_early=True)
         self.feed.add(follower)
         try:
             request = self._request(account, self.feed.id, idempotency_key)
@@ -94,6 +94,7 @@ class Service:
         except BaseException:
             self.feed.remove(follower)
             raise
+        follower.is_early = False
         if [line.key for line in lines] != [task.key for task in new]:
             self.feed.remove(follower)
             follower = await self._follow_lines(lines)
@@ -151,7 +152,11 @@ class Service:
             if answer.final:
                 return answer.line
             seq = answer.seq
-            line = parse_line(answer.line).ended(ERROR, CANCELLED, timestamp()).line()
+            try:
+                present = parse_line(answer.line, key)
+            except ValueError:
+                raise NotFound("unknown task key") from None  # what stands there is not dragon's
+            line = present.ended(ERROR, CANCELLED, timestamp()).line()
 
     def check_filename(self, task_name: str, filename: str | None) -> None:
         """Raises FilenameError when the task can have no output file of that name; unknown tasks fail later."""
@@ -226,16 +231,19 @@ class Service:
         return self._file_answer(status, filename, task_name)
 
     def _file_answer(self, status: bytes, filename: str | None, task_name: str) -> FileAnswer:
-        data = orjson.loads(status)
-        if data["status"] == ERROR:
-            return FileAnswer(data["key"], failed=status)
-        if data["status"] != "success":
-            return FileAnswer(data["key"])
-        task = self.registry.get(task_name)
-        if task is None:
-            raise NotFound("this server does not know the task's name any more")
-        url = data["result"][choose_output(task, filename)]
-        completed = datetime.fromisoformat(data["events"]["completed"])
+        try:
+            data = orjson.loads(status)
+            if data["status"] == ERROR:
+                return FileAnswer(data["key"], failed=status)
+            if data["status"] != "success":
+                return FileAnswer(data["key"])
+            task = self.registry.get(task_name)
+            if task is None:
+                raise NotFound("this server does not know the task's name any more")
+            url = str(data["result"][choose_output(task, filename)])
+            completed = datetime.fromisoformat(data["events"]["completed"])
+        except (ValueError, TypeError, LookupError):
+            raise NotFound("unknown task key") from None  # what stands in Redis is not dragon's
         age = (datetime.now(UTC) - completed).total_seconds()
         return FileAnswer(data["key"], url=url, life=max(0, int(self.config.files.life - age)))
 

@@ -7,6 +7,7 @@ it is null.
 
 from __future__ import annotations
 
+import re
 import time
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
@@ -86,16 +87,37 @@ class Status(NamedTuple):
         return Status(status, self.key, self.queued, self.started, completed, self.progress, result)
 
 
+_WORD = re.compile(r"[A-Z2-7]{26}|[0-9T:.+-]{32}")  # a key or a date
+_LATER = {"started", "completed"}
 _QUEUED_START = b'{"status":"queued","key":"'
 _QUEUED_LENGTH = 109  # bytes of the line of a queued task, which has nothing but its key and one date
 
 
-def parse_line(line: bytes) -> Status:
-    """Reads a stored line back."""
+def is_line(line: bytes, key: bytes) -> bool:
+    """Whether bytes from Redis look like a status line of that key; what they say in between is not looked at."""
+    at = line.find(b'","key":"', 16, 30)
+    return at > 0 and line.startswith(key, at + 9) and line.startswith(b'{"status":"') and line.endswith(b"}")
+
+
+def parse_line(line: bytes, key: str = "") -> Status:
+    """Reads a stored line back, of that key if one is given. Raises ValueError when it is not as dragon writes it."""
     if len(line) == _QUEUED_LENGTH and line.startswith(_QUEUED_START):  # every task comes by here: without a parser
-        return Status(QUEUED, line[26:52].decode(), line[74:106].decode())
+        status = Status(QUEUED, line[26:52].decode("ascii"), line[74:106].decode("ascii"))
+    else:
+        status = _parse_any(line)
+    if key and status.key != key:
+        raise ValueError("the line is another task's")
+    return status
+
+
+def _parse_any(line: bytes) -> Status:
     data = orjson.loads(line)
+    if not isinstance(data, dict) or not isinstance(data.get("events"), dict) or str(data.get("status")) not in FOLLOWS:
+        raise ValueError("this is no status line")
     events = data["events"]
+    words = [data.get("key"), events.get("queued"), *(events[name] for name in _LATER & events.keys())]
+    if not all(isinstance(word, str) and _WORD.fullmatch(word) for word in words):
+        raise ValueError("this is no status line")  # its words go into new lines as they are
 
     def raw(name: str) -> bytes | None:
         return orjson.dumps(data[name]) if name in data else None

@@ -12,6 +12,7 @@ import importlib
 import inspect
 import mimetypes
 import pkgutil
+import re
 import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -30,6 +31,7 @@ from dragon.errors import TaskError as TaskError
 __all__ = ["AsyncContext", "Context", "Field", "HttpUrl", "Limits", "OutputFile", "PositiveInt", "TaskError", "task"]
 
 URL_LIMIT = 8192  # characters
+QUEUE_NAME = re.compile(r"[A-Za-z0-9_.-]+", re.ASCII)  # what stands behind an @ is an account's lane
 
 
 def _check_http_url(url: str) -> str:
@@ -44,6 +46,8 @@ def _check_http_url(url: str) -> str:
         raise ValueError("the URL must begin with http:// or https://")
     if not parts.hostname or not port_is_fine:
         raise ValueError("the URL names no valid host")
+    if "@" in parts.netloc:  # it would be stored with the task, and no download sends it
+        raise ValueError("a URL must not have a user name or a password in it")
     if any(character.isspace() or ord(character) < 32 for character in url):
         raise ValueError("the URL has white space in it, write it as %20")
     return url
@@ -310,6 +314,8 @@ def _declare(
     queue: str,
     preload: tuple[str, ...] = (),
 ) -> Task:
+    if not QUEUE_NAME.fullmatch(queue):
+        raise ConfigError(f"task {name!r}: the queue {queue!r} must have letters, digits, '_', '-' and '.' only")
     hints = typing.get_type_hints(function, include_extras=True)
     signature = inspect.signature(function)
     members: dict[str, Any] = {}

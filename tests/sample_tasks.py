@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import mmap
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -261,3 +263,174 @@ def flood(ctx: Context, seconds: float, size: int = 20_000) -> None:
     for number in range(round(2 * seconds)):
         time.sleep(0.5)
         ctx.progress({"number": number, "padding": "x" * size})
+
+
+def _mark(path: str, ctx: Context | AsyncContext, what: str) -> None:
+    """One line a start or an end; a line this short is appended as a whole, whoever else writes."""
+    with Path(path).open("a") as file:
+        file.write(f"{ctx.key} {ctx.attempt} {what} {time.time()}\n")
+
+
+@task("test.mark", timeout=120, max_attempts=50)
+def mark(ctx: Context, path: str, seconds: float = 0.0, reports: int = 0) -> int:
+    """Note the start and the end in a file, and report progress in between."""
+    _mark(path, ctx, "start")
+    for step in range(reports):
+        time.sleep(seconds / (reports + 1))
+        ctx.progress(step)
+    time.sleep(seconds / (reports + 1))
+    _mark(path, ctx, "end")
+    return ctx.attempt
+
+
+@task("test.async_mark", timeout=120, max_attempts=50)
+async def async_mark(ctx: AsyncContext, path: str, seconds: float = 0.0, reports: int = 0) -> int:
+    """The same, in an `async def` task."""
+    _mark(path, ctx, "start")
+    for step in range(reports):
+        await asyncio.sleep(seconds / (reports + 1))
+        ctx.progress(step)
+    await asyncio.sleep(seconds / (reports + 1))
+    _mark(path, ctx, "end")
+    return ctx.attempt
+
+
+@task("test.gated_file", timeout=120, max_attempts=10)
+def gated_file(ctx: Context, gate: str, text: str = "text") -> OneFile:
+    """Wait until a file is there, then write an output file."""
+    while not Path(gate).exists():
+        time.sleep(0.01)
+    output = ctx.output_file("output", ".txt")
+    output.path.write_text(text)
+    return OneFile(output)
+
+
+@task("test.gated_file_once", timeout=120, max_attempts=1)
+def gated_file_once(ctx: Context, gate: str) -> OneFile:
+    """The same, with a single attempt."""
+    return gated_file(ctx, gate)
+
+
+@task("test.mark_twice", timeout=120, max_attempts=2)
+def mark_twice(ctx: Context, path: str, seconds: float = 0.0) -> None:
+    """Note the start and the end in a file; two attempts and no more."""
+    _mark(path, ctx, "start")
+    time.sleep(seconds)
+    _mark(path, ctx, "end")
+
+
+@task("test.hog")
+def hog(ctx: Context, how: str = "block") -> int:
+    """Want all memory there is: one `block`, many, or `small` pieces."""
+    if how == "block":
+        return len(bytearray(1 << 40))
+    pieces = []
+    while True:
+        pieces.append(os.urandom(1000) if how == "small" else bytearray(1 << 20))
+
+
+@task("test.async_hog")
+async def async_hog(ctx: AsyncContext) -> int:
+    """The same, beside others."""
+    pieces = []
+    while True:
+        pieces.append(bytearray(1 << 20))
+        await asyncio.sleep(0)
+
+
+@task("test.burn", timeout=120)
+def burn(ctx: Context, how: str = "loop", seconds: float = 600) -> None:
+    """Compute: in a `loop`, in one call that holds the interpreter (`power`), in a `regex`, ignoring the signal."""
+    if how == "ignore":
+        signal.signal(signal.SIGXCPU, signal.SIG_IGN)
+    if how == "power":
+        pow(3, 1 << 40)
+    if how == "regex":
+        re.fullmatch("(a+)+b", "a" * 64)
+    ends = time.process_time() + seconds
+    while time.process_time() < ends:
+        pass
+
+
+@task("test.async_burn", timeout=120)
+async def async_burn(ctx: AsyncContext) -> None:
+    """Compute, and let none of the others have its turn."""
+    pow(3, 1 << 40)
+
+
+@task("test.fill")
+def fill(ctx: Context, size: int) -> int:
+    """Write one file of that many bytes."""
+    with (ctx.scratch / "full").open("wb") as file:
+        for _ in range(size >> 20):
+            file.write(bytes(1 << 20))
+    return size
+
+
+@task("test.bomb", timeout=30)
+def bomb(ctx: Context, how: str = "fork", most: int = 2000) -> None:
+    """Start processes that start processes, `most` of them if nobody stops it; `session`: each in a session of its own;
+    `double`: each an orphan in one, too."""
+    count = mmap.mmap(-1, 8)  # shared by all of them
+    while True:
+        if int.from_bytes(count[:8], "little") >= most:
+            time.sleep(600)
+        if how == "wide":
+            subprocess.Popen(["sleep", "600"])
+            child = os.getpid()
+        else:
+            child = os.fork()
+        if child == 0 or how == "wide":
+            count[:8] = (int.from_bytes(count[:8], "little") + 1).to_bytes(8, "little")
+        if child == 0 and how != "fork":
+            os.setsid()
+            if how == "double" and os.fork() > 0:
+                os._exit(0)
+
+
+@task("test.leave")
+def leave(ctx: Context, path: str, how: str = "child") -> int:
+    """Succeed, and leave a process behind: a `child`, one in a session of its own (`session`), an orphan (`double`)."""
+    file = Path(path)
+    if how == "double":
+        if os.fork() == 0:
+            os.setsid()
+            if os.fork() == 0:
+                file.write_text(f"{os.getpid()}")
+                time.sleep(600)
+            os._exit(0)
+        os.wait()
+    else:
+        file.write_text(str(subprocess.Popen(["sleep", "600"], start_new_session=how == "session").pid))
+    while not file.exists() or not file.read_text():
+        time.sleep(0.01)
+    return os.getpid()
+
+
+@task("test.async_leave")
+async def async_leave(ctx: AsyncContext, path: str) -> int:
+    """The same from an `async def` task."""
+    process = await asyncio.create_subprocess_exec("sleep", "600", start_new_session=True)
+    Path(path).write_text(str(process.pid))
+    return os.getpid()
+
+
+@task("test.fork_on")
+def fork_on(ctx: Context) -> int:
+    """Fork, and let the copy go on as if it were the task."""
+    return os.fork()
+
+
+@task("test.bounds")
+def bounds_(ctx: Context) -> Any:
+    """Tell the kernel's limits on this process."""
+    import resource
+
+    names = ("RLIMIT_DATA", "RLIMIT_FSIZE", "RLIMIT_CORE")
+    return {name: resource.getrlimit(getattr(resource, name)) for name in names}
+
+
+@task("test.pid")
+def pid(ctx: Context) -> int:
+    """Tell the executor's number."""
+    return os.getpid()

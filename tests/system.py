@@ -152,7 +152,8 @@ class System:
 
     @contextlib.asynccontextmanager
     async def client(self) -> AsyncIterator[Client]:
-        async with aiohttp.ClientSession(self.url) as session:
+        # Without aiohttp's own limit of 100 connections: tests open more streams than that.
+        async with aiohttp.ClientSession(self.url, connector=aiohttp.TCPConnector(limit=0)) as session:
             yield Client(session)
 
 

@@ -21,8 +21,11 @@ NOT_PUBLIC_IPV4 = [
     "172.16.0.0/12",
     "192.0.0.0/24",
     "192.0.2.0/24",
+    "192.31.196.0/24",
+    "192.52.193.0/24",
     "192.88.99.0/24",
     "192.168.0.0/16",
+    "192.175.48.0/24",
     "198.18.0.0/15",
     "198.51.100.0/24",
     "203.0.113.0/24",
@@ -41,7 +44,10 @@ NOT_PUBLIC_IPV6 = [
     "2001:20::/28",
     "2001:30::/28",
     "2001:db8::/32",
+    "2001:3::/32",
+    "2001:4:112::/48",
     "2002::/16",
+    "2620:4f:8000::/48",
     "3ffe::/16",
     "3fff::/20",
     "5f00::/16",
@@ -215,7 +221,7 @@ def test_names_that_only_a_network_knows_are_internal(host: str) -> None:
     assert is_internal_name(host)
 
 
-@pytest.mark.parametrize("host", ["example.com", "local.example.com", "internal.org."])
+@pytest.mark.parametrize("host", ["example.com", "local.example.com", "internal.org.", "8.8.8.8", "2606:4700::1111"])
 def test_names_of_the_public_tree_are_not_internal(host: str) -> None:
     assert not is_internal_name(host)
 

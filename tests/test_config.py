@@ -87,6 +87,11 @@ def test_a_list_in_the_environment_is_separated_by_commas(tmp_path: Path) -> Non
     assert config.worker.queues == ("one",)
 
 
+def test_a_queue_is_named_in_plain_characters(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"worker\.queues"):
+        load_config(write(tmp_path, ""), {"DRAGON_WORKER__QUEUES": "default@shop"})
+
+
 def test_a_secret_is_read_from_a_file_and_wins(tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text("redis://:pw@host\n")

@@ -89,6 +89,34 @@ async def test_a_redis_that_hangs_is_unavailable_in_time_and_well_again_afterwar
         assert asyncio.get_running_loop().time() < deadline
 
 
+async def test_what_is_sent_behind_a_command_that_hangs_is_given_up_with_it(redis: Redis) -> None:
+    await redis.command("PING")
+    await redis.command("CLIENT", "PAUSE", "400", "ALL")
+    hung = asyncio.ensure_future(redis.command("PING"))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    first = redis.give_up_at()
+    await asyncio.sleep(0.2)
+    second = redis.give_up_at()
+    assert first is not None
+    assert second == pytest.approx(first, abs=0.05)
+    assert await hung == b"PONG"
+    third = redis.give_up_at()
+    assert third is not None and third > first + 0.15
+
+
+async def test_a_redis_whose_clock_was_set_is_believed_again(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dragon.connections.CLOCK_AGE", 0.0)
+    await redis.command("PING")
+    assert redis._clock is not None
+    redis._clock -= 3600
+    seconds = float((await redis.command("TIME"))[0])
+    redis.give_up_at()
+    await redis.command("PING")
+    moment = redis.give_up_at()
+    assert moment is not None and moment > seconds
+
+
 async def test_what_was_asked_for_just_before_the_way_is_closed_is_still_answered(redis: Redis) -> None:
     await redis.command("PING")
     joined = redis.run_together(ADD_HEAD, lambda: (40,), (1,))

@@ -78,7 +78,7 @@ def test_the_server_takes_every_option_and_listens_on_a_private_socket_only(conf
             "port": "0",
             "save": "",
             "appendonly": "yes",
-            "appendfsync": "everysec",
+            "appendfsync": "no",
             "aof-use-rdb-preamble": "no",
             "maxmemory-policy": "noeviction",
             "hash-max-listpack-value": "1024",
@@ -136,6 +136,44 @@ def test_damaged_data_is_named_not_overwritten(config: Config) -> None:
     with pytest.raises(ConfigError, match="Bad file format"), EmbeddedRedis.of(config):
         pass
     assert log.read_bytes() == damaged
+
+
+def test_what_was_appended_goes_to_the_disk_once_a_second_and_not_when_there_is_nothing(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis does not (`appendfsync no`), so that it never keeps an answered write to itself while the disk is busy."""
+    sizes: list[int] = []
+    monkeypatch.setattr(embedded, "SYNC_SECONDS", 0.05)
+    monkeypatch.setattr(os, "fdatasync", lambda descriptor: sizes.append(os.fstat(descriptor).st_size))
+    with EmbeddedRedis.of(config) as running, redis.Redis.from_url(running.url) as client:
+        for number in range(3):
+            client.set(f"key{number}", "value" * 100)
+            (log,) = (config.data_dir / "redis" / "appendonlydir").glob("*.incr.aof")
+            wait_for(lambda log=log: log.stat().st_size in sizes)  # type: ignore[misc]
+        assert sizes == sorted(set(sizes)), "the same data went to the disk twice"
+        assert running.process is not None
+        running.process.kill()
+        running.process.wait()
+        running.start()
+        client.set("after", "value")
+        wait_for(lambda: log.stat().st_size in sizes)
+
+
+def test_a_disk_that_does_not_take_the_data_is_named_once(
+    config: Config, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    tries: list[int] = []
+
+    def refuse(descriptor: int) -> None:
+        tries.append(descriptor)
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(embedded, "SYNC_SECONDS", 0.01)
+    monkeypatch.setattr(os, "fdatasync", refuse)
+    with EmbeddedRedis.of(config) as running, redis.Redis.from_url(running.url) as client:
+        client.set("key", "value")
+        wait_for(lambda: len(tries) > 3, "it is tried again")
+    assert capfd.readouterr().err.count("does not take the embedded Redis's data") == 1
 
 
 LOADS_FOR_A_WHILE = """

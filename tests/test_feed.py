@@ -170,6 +170,16 @@ async def test_a_task_that_is_forgotten_while_it_is_followed_ends_the_stream(red
     assert follower.finished
 
 
+async def test_a_task_that_is_about_to_be_created_is_not_taken_for_forgotten(redis: Redis, feed: Feed) -> None:
+    early = Follower([line(1)], is_early=True)
+    feed.add(early)
+    await feed.refresh([KEY])
+    assert await taken(early) == []
+    early.is_early = False
+    await feed.refresh([KEY])
+    assert await taken(early) == [unknown_line(KEY)]
+
+
 async def test_a_feed_that_nobody_listens_to_is_dropped_from_the_task(redis: Redis) -> None:
     status = await new_task(redis)
     await tasks.follow(redis, "gone", {status.key: 0})

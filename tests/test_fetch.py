@@ -13,7 +13,7 @@ import ssl
 import subprocess
 import threading
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from dragon.addresses import IPAddress
 from dragon.config import FetchConfig
 from dragon.errors import ConfigError, TaskError
 from dragon.fetch import Fetcher
+from tests.private_addresses import REFUSED_URLS, canary
 
 LOOPBACK = ("127.0.0.0/8", "::1/128")
 BODY = bytes(range(256)) * 1024  # 256 KiB
@@ -226,6 +227,7 @@ async def failure(fetcher: Fetcher, url: str, folder: Path) -> str:
 
 
 NOT_ALLOWED = "its address is not allowed"
+NOT_FOUND = "its host cannot be found, or its address is not allowed"
 NOT_VALID = "it is not a valid URL"
 
 
@@ -350,154 +352,6 @@ async def test_a_name_is_looked_up_once_for_downloads_that_follow_each_other(
 # The guard.
 
 
-REFUSED_URLS = [
-    # IPv4, plain
-    "http://127.0.0.1:PORT/",
-    "http://127.0.0.2:PORT/",
-    "http://127.255.255.255:PORT/",
-    "http://0.0.0.0:PORT/",
-    "HTTP://127.0.0.1:PORT/",
-    "http://127.0.0.1:PORT",
-    "http://127.0.0.1:PORT?x",
-    "http://127.0.0.1:PORT#x",
-    "http://127.0.0.1:0PORT/",
-    "https://127.0.0.1:PORT/",
-    "http://10.0.0.1:PORT/",
-    "http://169.254.169.254:PORT/latest/meta-data/",
-    # IPv4, in disguise
-    "http://127.1:PORT/",
-    "http://127.0.1:PORT/",
-    "http://0:PORT/",
-    "http://0x7f.1:PORT/",
-    "http://0x7f.0.0.1:PORT/",
-    "http://0X7F.0.0.1:PORT/",
-    "http://0x7f000001:PORT/",
-    "http://0177.0.0.1:PORT/",
-    "http://0177.0.0.01:PORT/",
-    "http://017700000001:PORT/",
-    "http://00000177.0.0.1:PORT/",
-    "http://2130706433:PORT/",
-    "http://6425673729:PORT/",
-    "http://127.0.0.1.:PORT/",
-    "http://127.0.0.1..:PORT/",
-    "http://127.0.0.01:PORT/",
-    "http://127.0.0.1%00:PORT/",
-    "http://127.0.0.1%20:PORT/",
-    "http://%31%32%37.0.0.1:PORT/",
-    "http://127%2e0%2e0%2e1:PORT/",
-    "http://127。0。0。1:PORT/",
-    "http://127．0．0．1:PORT/",
-    "http://１２７.０.０.１:PORT/",
-    "http://①②⑦.⓪.⓪.①:PORT/",
-    "http://𝟏𝟐𝟕.𝟎.𝟎.𝟏:PORT/",
-    "http://١٢٧.0.0.1:PORT/",
-    "http://2130706433.:PORT/",
-    # IPv6
-    "http://[::1]:PORT/",
-    "http://[0:0:0:0:0:0:0:1]:PORT/",
-    "http://[0000:0000:0000:0000:0000:0000:0000:0001]:PORT/",
-    "http://[::]:PORT/",
-    "http://[::127.0.0.1]:PORT/",
-    "http://[::ffff:127.0.0.1]:PORT/",
-    "http://[::FFFF:7f00:1]:PORT/",
-    "http://[0:0:0:0:0:ffff:127.0.0.1]:PORT/",
-    "http://[::ffff:0:127.0.0.1]:PORT/",
-    "http://[64:ff9b::127.0.0.1]:PORT/",
-    "http://[64:ff9b:1::127.0.0.1]:PORT/",
-    "http://[2002:7f00:1::]:PORT/",
-    "http://[2001:0:7f00:1::]:PORT/",
-    "http://[fe80::1%25lo]:PORT/",
-    "http://[fe80::1%lo]:PORT/",
-    "http://[::1%25lo]:PORT/",
-    "http://[::1%lo]:PORT/",
-    "http://[fd00::1]:PORT/",
-    "http://[ff02::1]:PORT/",
-    "http://[127.0.0.1]:PORT/",
-    "http://[v1.127.0.0.1]:PORT/",
-    "http://[::1]x:PORT/",
-    "http://x[::1]:PORT/",
-    "http://[[::1]]:PORT/",
-    "http://[::1:PORT/",
-    "http://::1:PORT/",
-    "http://[①::1]:PORT/",
-    # names: every one of them resolves to the canary
-    "http://localhost:PORT/",
-    "http://LocalHost:PORT/",
-    "http://localhost.:PORT/",
-    "http://localhost..:PORT/",
-    "http://ⓛⓞⓒⓐⓛⓗⓞⓢⓣ:PORT/",
-    "http://ｌｏｃａｌｈｏｓｔ:PORT/",
-    "http://loc\u00adalhost:PORT/",
-    "http://localhost%00.example.com:PORT/",
-    "http://127.0.0.1.nip.example:PORT/",
-    "http://rebinding.example:PORT/",
-    "http://REBINDING.example.:PORT/",
-    "http://bücher.example:PORT/",
-    "http://a_b.example:PORT/",
-    # what readers of URLs disagree on
-    "http://127.0.0.1:PORT\\@example.com/",
-    "http://example.com\\@127.0.0.1:PORT/",
-    "http:\\\\127.0.0.1:PORT/",
-    "http://127.0.0.1:PORT\\.example.com/",
-    "http:127.0.0.1:PORT/",
-    "http:/127.0.0.1:PORT/",
-    "http:///127.0.0.1:PORT/",
-    "//127.0.0.1:PORT/",
-    "127.0.0.1:PORT/",
-    " http://127.0.0.1:PORT/",
-    "http://127.0.0.1 :PORT/",
-    "http:// 127.0.0.1:PORT/",
-    "http://127.0.\t0.1:PORT/",
-    "http://127.0.0.1\n:PORT/",
-    "http://127.0.0.1\r\nX:PORT/",
-    "ht\ttp://127.0.0.1:PORT/",
-    "http://127.0.0.1\x00:PORT/",
-    "http://127.0.0.1:PORT:PORT/",
-    "http://127.0.0.1:+PORT/",
-    "http://127.0.0.1:PORT\ud800/",
-    "http://127.0.0.1,example.com:PORT/",
-    "http://127.0.0.1;example.com:PORT/",
-    "http://127.0.0.1&example.com:PORT/",
-    "http://(127.0.0.1):PORT/",
-    # other schemes
-    "ftp://127.0.0.1:PORT/",
-    "file://127.0.0.1:PORT/etc/passwd",
-    "ws://127.0.0.1:PORT/",
-    "tcp://127.0.0.1:PORT/",
-    "unix://127.0.0.1:PORT/",
-    "gopher://127.0.0.1:PORT/_",
-    "httpx://127.0.0.1:PORT/",
-    "http+unix://127.0.0.1:PORT/",
-    "view-source:http://127.0.0.1:PORT/",
-]
-
-
-@contextlib.contextmanager
-def canary() -> Iterator[tuple[int, Callable[[], int]]]:
-    """Listens on one port of 127.0.0.1, 127.0.0.2 and ::1; counts who connects, even without a word."""
-    with contextlib.ExitStack() as stack:
-        sockets: list[socket.socket] = []
-        port = 0
-        for family, host in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET, "127.0.0.2"), (socket.AF_INET6, "::1")):
-            listening = stack.enter_context(socket.socket(family))
-            listening.bind((host, port))
-            port = listening.getsockname()[1]
-            listening.listen()
-            listening.setblocking(False)
-            sockets.append(listening)
-
-        def count() -> int:
-            hits = 0
-            for listening in sockets:
-                with contextlib.suppress(BlockingIOError):
-                    while True:
-                        listening.accept()[0].close()
-                        hits += 1
-            return hits
-
-        yield port, count
-
-
 async def test_the_canary_notices_those_who_may_connect(make_fetcher: MakeFetcher, folder: Path, names: Names) -> None:
     names.default = ["127.0.0.1"]
     fetcher = make_fetcher(idle_timeout=0.05)
@@ -522,6 +376,7 @@ async def test_no_spelling_of_a_private_address_is_connected_to(
     reason = error.value.message.rpartition("cannot be fetched: ")[2]
     assert reason in (
         NOT_ALLOWED,
+        NOT_FOUND,
         NOT_VALID,
         "only http and https URLs can be fetched",
         "a URL must not have a user name or a password in it",
@@ -560,13 +415,42 @@ async def test_an_address_is_refused_alike_whether_anything_listens_there_or_not
     make_fetcher: MakeFetcher, folder: Path, names: Names
 ) -> None:
     names.answers["inside.example"] = [["127.0.0.1"]]
+    names.answers["db.internal"] = [["127.0.0.1"]]
+    names.errors["later.example"] = socket.EAI_AGAIN
     fetcher = make_fetcher(allow=())
-    with canary() as (open_port, _):
-        reasons = {await failure(fetcher, f"http://127.0.0.1:{open_port}/", folder)}
-    for host in ("127.0.0.1", "inside.example", "db.internal", "db", "10.255.255.1"):
-        for scheme in ("http", "https"):
-            reasons.add(await failure(fetcher, f"{scheme}://{host}:{open_port}/", folder))
-    assert reasons == {NOT_ALLOWED}
+    reasons: dict[str, set[str]] = {NOT_ALLOWED: set(), NOT_FOUND: set()}
+    hosts = {
+        NOT_ALLOWED: ("127.0.0.1", "[::1]", "10.255.255.1"),
+        NOT_FOUND: (
+            "inside.example",
+            "nowhere.example",
+            "later.example",
+            "db.internal",
+            "no.internal",
+            "db",
+            "localhost",
+        ),
+    }
+    with canary() as (open_port, count):
+        for port in (open_port, closed_port()):
+            for expected, some in hosts.items():
+                for host in some:
+                    for scheme in ("http", "https"):
+                        reasons[expected].add(await failure(fetcher, f"{scheme}://{host}:{port}/", folder))
+        assert count() == 0
+    assert reasons == {expected: {expected} for expected in hosts}
+
+
+async def test_names_that_only_a_network_knows_are_not_even_looked_up(
+    make_fetcher: MakeFetcher, folder: Path, names: Names
+) -> None:
+    fetcher = make_fetcher(allow=("media.internal",))
+    for host in ("db", "db.internal", "printer.local", "localhost", "10.in-addr.arpa"):
+        assert await failure(fetcher, f"http://{host}/", folder) == NOT_FOUND
+    assert names.asked == []
+    assert await failure(fetcher, "http://media.internal/", folder) == NOT_FOUND
+    assert await failure(make_fetcher(allow=("10.0.0.0/8",)), "http://db.internal/", folder) == NOT_FOUND
+    assert names.asked == ["media.internal", "db.internal"]
 
 
 async def test_the_guard_stands_behind_the_lookup_so_a_second_answer_does_not_pass(
@@ -580,7 +464,7 @@ async def test_the_guard_stands_behind_the_lookup_so_a_second_answer_does_not_pa
 
     site = await serve(to_other_port)
     fetcher = make_fetcher(allow=(), is_public=only_first)
-    assert await failure(fetcher, f"http://rebinding.example:{site.port}/", folder) == NOT_ALLOWED
+    assert await failure(fetcher, f"http://rebinding.example:{site.port}/", folder) == NOT_FOUND
     assert names.asked == ["rebinding.example", "rebinding.example"]
     assert site.hits == 1
     assert inside.hits == 0
@@ -602,7 +486,7 @@ async def test_a_new_connection_to_a_host_that_was_public_is_guarded_again(
     (await fetcher.fetch(url, folder)).unlink()
     assert fetcher._guarded is not None
     fetcher._guarded.connector.clear_dns_cache()  # type: ignore[union-attr]
-    assert await failure(fetcher, url, folder) == NOT_ALLOWED
+    assert await failure(fetcher, url, folder) == NOT_FOUND
     assert (site.hits, inside.hits) == (1, 0)
 
 
@@ -625,7 +509,7 @@ async def test_a_private_address_is_no_way_out_when_the_public_one_does_not_answ
     inside = await serve(host="127.0.0.2")
     fetcher = make_fetcher(allow=(), is_public=only_first)
     reason = await failure(fetcher, f"http://mixed.example:{inside.port}/", folder)
-    assert reason in ("the connection to the server failed", NOT_ALLOWED)
+    assert reason in ("the connection to the server failed", NOT_FOUND)
     assert inside.hits == 0
 
 
@@ -635,7 +519,7 @@ async def test_an_answer_that_is_no_address_is_not_connected_to(
     with canary() as (port, count):
         answer = (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", ("localhost", port))
         monkeypatch.setattr(socket, "getaddrinfo", lambda *arguments, **options: [answer])
-        assert await failure(make_fetcher(), f"http://odd.example:{port}/", folder) == NOT_ALLOWED
+        assert await failure(make_fetcher(), f"http://odd.example:{port}/", folder) == NOT_FOUND
         assert count() == 0
 
 
@@ -645,7 +529,7 @@ async def test_a_message_says_nothing_about_the_address_behind_a_name(
     names.answers["inside.example"] = [["10.11.12.13"]]
     with pytest.raises(TaskError) as error:
         await make_fetcher(allow=()).fetch("http://inside.example/", folder)
-    assert error.value.message == "File 'http://inside.example/' cannot be fetched: its address is not allowed"
+    assert error.value.message == f"File 'http://inside.example/' cannot be fetched: {NOT_FOUND}"
     assert error.value.__cause__ is None
     assert error.value.__context__ is None
 
@@ -732,8 +616,9 @@ async def test_an_allowed_host_may_be_private_and_no_other_name_of_its_address(
     for host in ("media.internal", "MEDIA.internal.", "a.cdn.internal", "a.b.cdn.internal"):
         (await fetcher.fetch(f"http://{host}:{site.port}/", folder)).unlink()
     assert site.hits == 4
-    for host in ("cdn.internal", "x.media.internal", "media.internal.evil.example", "127.0.0.1", "localhost"):
-        assert await failure(fetcher, f"http://{host}:{site.port}/", folder) == NOT_ALLOWED
+    for host in ("cdn.internal", "x.media.internal", "media.internal.evil.example", "localhost"):
+        assert await failure(fetcher, f"http://{host}:{site.port}/", folder) == NOT_FOUND
+    assert await failure(fetcher, site.url, folder) == NOT_ALLOWED
     assert site.hits == 4
 
 
@@ -775,7 +660,7 @@ async def test_an_allowed_network_allows_what_resolves_into_it_and_nothing_else(
     fetcher = make_fetcher(allow=("127.0.0.2/32",))
     (await fetcher.fetch(f"http://in.example:{site.port}/", folder)).unlink()
     (await fetcher.fetch(site.url, folder)).unlink()
-    assert await failure(fetcher, f"http://out.example:{site.port}/", folder) == NOT_ALLOWED
+    assert await failure(fetcher, f"http://out.example:{site.port}/", folder) == NOT_FOUND
 
 
 async def test_a_malformed_allowance_stops_the_start(make_fetcher: MakeFetcher) -> None:
@@ -854,7 +739,7 @@ async def test_a_redirect_into_a_private_network_is_refused(
     inside = await serve(host="127.0.0.2")
     site = await redirecting(serve, 302, target.replace("PORT", str(inside.port)))
     fetcher = make_fetcher(allow=(), is_public=only_first)
-    assert await failure(fetcher, f"{site.url}/", folder) == NOT_ALLOWED
+    assert await failure(fetcher, f"{site.url}/", folder) == (NOT_FOUND if "localhost" in target else NOT_ALLOWED)
     assert (site.hits, inside.hits) == (1, 0)
 
 
@@ -1171,10 +1056,8 @@ async def test_a_name_that_does_not_exist_is_said_to_be_so(
 ) -> None:
     names.errors = {"later.example": socket.EAI_AGAIN, "later.internal": socket.EAI_AGAIN}
     fetcher = make_fetcher(allow=())
-    assert await failure(fetcher, "http://nowhere.example/", folder) == "there is no such host"
-    assert await failure(fetcher, "http://later.example/", folder) == "the name of its host cannot be looked up"
-    for host in ("nowhere.internal", "later.internal", "nowhere"):
-        assert await failure(fetcher, f"http://{host}/", folder) == NOT_ALLOWED
+    for host in ("nowhere.example", "later.example", "nowhere.internal", "later.internal", "nowhere"):
+        assert await failure(fetcher, f"http://{host}/", folder) == NOT_FOUND
 
 
 async def test_a_server_without_tls_is_not_reached_by_https(
@@ -1452,6 +1335,15 @@ async def test_a_file_of_the_server_itself_is_read_from_the_disk(
     assert path.read_bytes() == BODY
     assert path.stat().st_ino != own.stat().st_ino  # a task that changes its copy changes nothing else
     assert own.stat().st_mode & 0o200
+
+
+async def test_the_servers_own_files_have_the_same_limit(
+    make_fetcher: MakeFetcher, folder: Path, tmp_path: Path
+) -> None:
+    own = tmp_path / "large"
+    own.write_bytes(BODY)
+    fetcher = make_fetcher(local=lambda url: own, max_bytes=len(BODY) - 1)
+    assert await failure(fetcher, "http://127.0.0.1/large", folder) == f"it is larger than {len(BODY) - 1} bytes"
 
 
 async def test_a_file_of_the_server_itself_that_is_gone_is_said_to_be_so(

@@ -151,6 +151,8 @@ def test_the_input_is_never_echoed(task: Task) -> None:
         "http://a:b/",
         "http://a/\n",
         "http://a/" + "x" * 9000,
+        "http://somebody:password@a/",
+        "http://@a/",
     ],
 )
 def test_what_is_no_http_url_is_refused(task: Task, url: str) -> None:
@@ -219,6 +221,12 @@ def test_a_parameter_without_a_type_is_refused() -> None:
 
     with pytest.raises(ConfigError, match="annotation"):
         _declare("bad", bad, timeout=1, max_attempts=1, queue="q")
+
+
+@pytest.mark.parametrize("queue", ["", "a@b", "a b", "ä"])
+def test_a_queue_with_other_characters_is_refused(queue: str) -> None:
+    with pytest.raises(ConfigError, match="the queue"):
+        _declare("w", waiting, timeout=1, max_attempts=1, queue=queue)
 
 
 def test_loading_takes_the_tasks_of_the_named_modules_only() -> None:

@@ -18,6 +18,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "worker": ("dragon.cli.processes:worker", "Run a worker."),
     "account": ("dragon.cli.account:account", "Make, list and revoke accounts."),
     "sign": ("dragon.cli.account:sign", "Sign a URL, so that it works without a key."),
+    "audit": ("dragon.cli.audit:audit", "Check that nothing is lost, stuck, left over or miscounted."),
     "config": ("dragon.cli.config:config", "Show the settings."),
 }
 

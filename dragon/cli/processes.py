@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from dragon.config import Config, load_config
+from dragon.processes import keep_private
 
 _host = click.option("--host", help="The address to listen on.  [server.host, HOST]")
 _port = click.option("--port", type=int, help="The port; 0 takes a free one.  [server.port, PORT]")
@@ -25,6 +26,7 @@ _supervised = click.option("--supervised", is_flag=True, hidden=True)
 @_port
 def up(host: str | None, port: int | None) -> None:
     """Run all of dragon on this machine: the embedded Redis (unless DRAGON_REDIS_URL names one), server and worker."""
+    keep_private()
     from dragon import supervisor
 
     sys.exit(supervisor.up(load_config(server__host=host, server__port=port)))
@@ -37,6 +39,7 @@ def up(host: str | None, port: int | None) -> None:
 @_supervised
 def server(host: str | None, port: int | None, processes: int | None, supervised: bool) -> None:
     """Run the HTTP server, and the embedded Redis if it is wanted and nobody runs it yet."""
+    keep_private()
     from dragon import supervisor
 
     config = load_config(server__host=host, server__port=port, server__processes=processes)
@@ -57,6 +60,7 @@ def server(host: str | None, port: int | None, processes: int | None, supervised
 @_supervised
 def worker(queues: str | None, executors: int | None, concurrency: int | None, supervised: bool) -> None:
     """Run a worker, and the embedded Redis if it is wanted and nobody runs it yet."""
+    keep_private()
     names = [name.strip() for name in queues.split(",") if name.strip()] if queues is not None else None
     config = load_config(worker__queues=names, worker__executors=executors, worker__concurrency=concurrency)
     from dragon.worker.main import work

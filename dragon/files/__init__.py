@@ -27,6 +27,9 @@ class Files(Protocol):
     def drop(self, key: str, attempt: int | None = None) -> None:
         """Removes a task's files, or those of one attempt. Blocks."""
 
+    def drop_others(self, key: str, attempt: int) -> None:
+        """Removes what other attempts left, those that a killed worker was about to store included. Blocks."""
+
 
 _SCHEMES: dict[str, Callable[[Config], Files]] = {"": LocalFiles.from_config, "file": LocalFiles.from_config}
 

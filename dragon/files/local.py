@@ -62,7 +62,21 @@ class LocalFiles:
 
     def drop(self, key: str, attempt: int | None = None) -> None:
         folder = self._of(key)
-        shutil.rmtree(folder if attempt is None else folder / str(attempt), ignore_errors=True)
+        for doomed in (folder,) if attempt is None else (folder / str(attempt), folder / f"{attempt}.partial"):
+            shutil.rmtree(doomed, ignore_errors=True)
+        self._drop_empty(folder)
+
+    def drop_others(self, key: str, attempt: int) -> None:
+        folder = self._of(key)
+        try:
+            found = [entry.path for entry in os.scandir(folder) if entry.name != str(attempt)]
+        except OSError:
+            return  # there is nothing
+        for doomed in found:
+            shutil.rmtree(doomed, ignore_errors=True)
+        self._drop_empty(folder)
+
+    def _drop_empty(self, folder: Path) -> None:
         for empty in (folder, folder.parent):
             try:
                 empty.rmdir()
@@ -70,6 +84,8 @@ class LocalFiles:
                 break
 
     def _of(self, key: str) -> Path:
+        if not is_key(key):  # it may come from Redis, and what is named here is moved and removed
+            raise ValueError(f"{key[:100]!r} is not a task key")
         return self._folder / key[:2] / key
 
 

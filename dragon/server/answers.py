@@ -10,8 +10,10 @@ from typing import Any
 import orjson
 from aiohttp import hdrs, web
 from multidict import CIMultiDict
+from redis.exceptions import ResponseError
 
-from dragon.errors import BadRequest, DragonError, Full, TooSlow
+from dragon.connections import RETRY_AFTER
+from dragon.errors import BadRequest, DragonError, Full, TooSlow, Unavailable
 
 log = logging.getLogger("dragon.server")
 
@@ -91,6 +93,9 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
         return json_answer({"status": "error", "message": text}, error.status)
     except ConnectionResetError:
         raise
+    except ResponseError as error:  # full, read-only, forbidden, or a key of another type: it answers, and says no
+        log.error("%s %s: Redis refuses: %s", request.method, request.path, error)
+        return error_answer(Unavailable("the task store refuses the command, try again", retry_after=RETRY_AFTER))
     except Exception:
         reference = secrets.token_hex(4)
         log.exception("%s %s: internal error, reference %s", request.method, request.path, reference)

@@ -11,12 +11,14 @@ FEED = "dragon:feed:"  # + ID, channel of status lines for one server process
 ACCOUNT = "dragon:account:"  # + ID, hash: queued, bytes; + ID + ":minute:" + N, counter
 REUSE = "dragon:reuse:"  # + digest, string: the key that serves this GET create_file
 IDEMPOTENCY = "dragon:idempotency:"  # + digest, string: body digest and keys
+LANE = "dragon:lane:"  # + QUEUE, string: the account whose tasks stand in the queue's own list
+TURNS = "dragon:turns:"  # + QUEUE, list: the accounts that wait in lanes, and that of the own list, as their turns come
 EXPIRIES = "dragon:expiries"  # zset of ended tasks with output files by the time their life is over
 
 #: RQ reads the same variable (rq.defaults.RQ_KEY_PREFIX); a test compares them.
 RQ = os.environ.get("RQ_KEY_PREFIX", "rq")
 RQ_QUEUES = f"{RQ}:queues"
-RQ_QUEUE = f"{RQ}:queue:"
+RQ_QUEUE = f"{RQ}:queue:"  # + QUEUE, list; + QUEUE@ACCOUNT, the lane of an account beside another's tasks
 #: + KEY, hash: the RQ job and the task are one; dragon's fields stand beside RQ's.
 TASK = f"{RQ}:job:"
 RQ_WIP = f"{RQ}:wip:"

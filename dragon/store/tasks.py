@@ -8,9 +8,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple
 
+import orjson
+from redis.exceptions import ResponseError
+
 from dragon.connections import RETRY_AFTER, Argument, Redis
 from dragon.errors import Unavailable
-from dragon.status import timestamp
+from dragon.keys import is_key
+from dragon.status import is_line, timestamp
 from dragon.store import names
 from dragon.store.scripts import script
 
@@ -51,7 +55,10 @@ class State(NamedTuple):
 
     @classmethod
     def read(cls, field: bytes) -> State:
+        """Raises ValueError for what the scripts do not write."""
         attempt, seq, phase, owner, feeds = field.decode().split(" ")
+        if len(attempt) > 9 or len(seq) > 9:
+            raise ValueError("nothing is counted that far")
         return cls(int(attempt), int(seq), phase, owner, feeds)
 
     def field(self) -> str:
@@ -171,7 +178,9 @@ async def create(
 async def reused(redis: Redis, reuse: str) -> Line | None:
     """The newest line of the task that serves a digest for single flight; None when there is none."""
     answer = await redis.run(script("reused"), (reuse,))
-    return Line(answer[0].decode(), int(answer[1]), answer[2] == b"1", answer[3]) if answer else None
+    if not answer or not is_line(answer[3], answer[0]):
+        return None
+    return Line(answer[0].decode(), int(answer[1]), answer[2] == b"1", answer[3])
 
 
 async def follow(redis: Redis, feed: str, seen: Mapping[str, int]) -> list[Line | None]:
@@ -183,27 +192,38 @@ async def follow(redis: Redis, feed: str, seen: Mapping[str, int]) -> list[Line 
     lines: list[Line | None] = []
     for i, key in enumerate(seen):
         seq, final, line = answer[3 * i : 3 * i + 3]
-        lines.append(Line(key, int(seq), final == b"1", line) if seq else None)
+        if line and not is_line(line, key.encode()):
+            lines.append(Line(key, -1, True, b""))  # what stands there is not dragon's
+        else:
+            lines.append(Line(key, int(seq), final == b"1", line) if seq else None)
     return lines
 
 
 async def details(redis: Redis, key: str) -> dict[str, Any] | None:
-    """What `details=true` adds to a status: name, parameters and metas as JSON bytes, attempt, owner, life left."""
+    """What `details=true` adds to a status: name, parameters and metas as JSON bytes, attempt, owner, life left.
+
+    None when nobody knows the key, or what stands there is not dragon's.
+    """
     hash_name = names.TASK + key
-    fields, left, score = await asyncio.gather(
-        redis.command("HMGET", hash_name, "state", "facts", "description", "params", "metas"),
-        redis.command("PTTL", hash_name),
-        redis.command("ZSCORE", names.EXPIRIES, key),
-    )
-    if fields[0] is None:
+    try:
+        fields, left, score = await asyncio.gather(
+            redis.command("HMGET", hash_name, "state", "facts", "description", "params", "metas"),
+            redis.command("PTTL", hash_name),
+            redis.command("ZSCORE", names.EXPIRIES, key),
+        )
+        if None in fields[:4]:
+            return None
+        state = State.read(fields[0])
+        _, account, _ = fields[1].decode().split(" ")
+        for text in (fields[3], fields[4]):
+            orjson.loads(text or b"null")
+    except (ValueError, ResponseError):
         return None
-    state = State.read(fields[0])
-    _, account, _ = fields[1].decode().split(" ")
     expires = float(score) if score is not None else None
     if int(left) > 0:
         expires = datetime.now(UTC).timestamp() + int(left) / 1000
     return {
-        "name": fields[2].decode(),
+        "name": fields[2].decode(errors="replace"),
         "parameters": fields[3],
         "metas": fields[4],
         "attempt": state.attempt,
@@ -245,7 +265,7 @@ async def reserve(
     for i in range(2, len(answer), 5):
         key, attempt, name, parameters, line = answer[i : i + 5]
         if int(attempt):
-            tasks.append(Reserved(key.decode(), int(attempt), name.decode(), parameters, line))
+            tasks.append(Reserved(key.decode(), int(attempt), name.decode(errors="replace"), parameters, line))
         else:
             dropped.append(key.decode(errors="replace"))
     return Reservation(tasks, dropped, answer[0] == b"1", answer[1] == b"1", answer[0] == b"gone")
@@ -282,7 +302,7 @@ async def take_over_lost(redis: Redis, caller: str) -> tuple[int, list[Orphan]]:
     orphans = []
     for i in range(1, len(answer), 4):
         key, attempt, line, worker = answer[i : i + 4]
-        orphans.append(Orphan(key.decode(), int(attempt), line, worker.decode()))
+        orphans.append(Orphan(key.decode(), int(attempt), line, worker.decode(errors="replace")))
     return int(answer[0]), orphans
 
 
@@ -291,13 +311,16 @@ async def claim(redis: Redis, key: str, owner: str, lease: float) -> Reserved | 
     answer = await redis.run(script("claim"), (key, owner, lease))
     if not answer:
         return None
-    return Reserved(key, int(answer[0]), answer[1].decode(), answer[2], answer[3])
+    return Reserved(key, int(answer[0]), answer[1].decode(errors="replace"), answer[2], answer[3])
 
 
 async def expired(redis: Redis, moment: float, count: int) -> list[str]:
     """Keys of ended tasks with output files whose life is over at `moment` (unix time)."""
     found = await redis.command("ZRANGEBYSCORE", names.EXPIRIES, "-inf", moment, "LIMIT", 0, count)
-    return [key.decode() for key in found]
+    keys = [key.decode(errors="replace") for key in found]
+    if strange := [name for name, key in zip(found, keys, strict=True) if not is_key(key)]:
+        await redis.command("ZREM", names.EXPIRIES, *strange)  # a folder of that name is none of ours to remove
+    return [key for key in keys if is_key(key)]
 
 
 async def forget(redis: Redis, keys: Sequence[str]) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dragon.connections import Redis
+from dragon.keys import is_key
 from dragon.store import names
 from dragon.store.scripts import script
 from dragon.store.tasks import rq_date
@@ -36,7 +37,10 @@ async def register(redis: Redis, worker: WorkerFacts, lease: float) -> None:
 async def renew(redis: Redis, worker: str, lease: float, state: str) -> set[str] | None:
     """Renews the lease; returns the keys that are the worker's, None when the lease was over."""
     answer = await redis.run(script("renew"), (worker, lease, rq_date(), state))
-    return {key.decode() for key in answer[1:]} if answer[0] == b"1" else None
+    if answer[0] != b"1":
+        return None
+    keys = {key.decode(errors="replace") for key in answer[1:]}
+    return {key for key in keys if is_key(key)}
 
 
 async def unregister(redis: Redis, worker: str) -> None:
@@ -49,13 +53,17 @@ async def living(redis: Redis) -> dict[str, tuple[set[str], set[str]]]:
     seconds = float((await redis.command("TIME"))[0])
     ids: Sequence[bytes] = await redis.command("ZRANGEBYSCORE", names.WORKERS, seconds, "+inf")
     facts = await asyncio.gather(
-        *(redis.command("HMGET", names.WORKER + id_.decode(), "queues", "tasks") for id_ in ids)
+        *(redis.command("HMGET", names.WORKER.encode() + id_, "queues", "tasks") for id_ in ids)
     )
     return {
-        id_.decode(): (set(queues.decode().split(",")), set((tasks or b"").decode().split(",")))
+        id_.decode(errors="replace"): (_split(queues), _split(tasks or b""))
         for id_, (queues, tasks) in zip(ids, facts, strict=True)
         if queues is not None
     }
+
+
+def _split(names: bytes) -> set[str]:
+    return set(names.decode(errors="replace").split(","))
 
 
 async def rq_worker_count(redis: Redis) -> int:

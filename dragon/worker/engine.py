@@ -7,10 +7,12 @@ else decided). Whatever an executor says about a task after its outcome is ignor
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import secrets
 import shutil
+import signal
 import socket
 import time
 from collections import deque
@@ -25,9 +27,11 @@ from dragon.connections import Redis, insist
 from dragon.errors import TaskError
 from dragon.fetch import Fetcher
 from dragon.files import Files
-from dragon.status import CANCELLED, ERROR, EXECUTING, SUCCESS, Status, error_result, parse_line, timestamp
+from dragon.processes import how_it_ended
+from dragon.status import CANCELLED, ERROR, EXECUTING, QUEUED, SUCCESS, Status, error_result, parse_line, timestamp
 from dragon.store import tasks
 from dragon.store.tasks import Reserved, Write
+from dragon.worker.bounds import bounds_of, cpu_sentence, processes_sentence
 from dragon.worker.messages import Frame, Kind
 from dragon.worker.outputs import has_outputs, keep_outputs
 from dragon.worker.pool import Executor, Pool, TaskFacts
@@ -42,7 +46,10 @@ UNKNOWN_DURATION = 1.0  # seconds that a task is taken to last before its name h
 SMOOTHING = 0.2  # weight of the newest duration in a task name's average
 KIND_LOOK = 0.25  # seconds between two looks past tasks of one kind (`def`, `async def`) for the other kind behind them
 TIMEOUT_CHECK = 0.1  # seconds between two looks for tasks that take too long
+END_WAIT = 5.0  # seconds that the fork server has to say how an executor ended: it may be busy killing what it left
 FinalKind = Literal["success", "error"]
+MOST_STILLBORN = 5  # executors in a row that ended before they were ready: the next will not do better
+STILLBORN_PAUSE = 0.2  # seconds until another is started, times their number
 MISSED_LOOKS = 2  # signs of life in a row that do not list a task, until it counts as taken away
 
 
@@ -67,13 +74,15 @@ class Running:
         "status",
     )
 
-    def __init__(self, number: int, reserved: Reserved, facts: TaskFacts, scratch: str, estimate: float) -> None:
+    def __init__(
+        self, number: int, reserved: Reserved, status: Status, facts: TaskFacts, scratch: str, estimate: float
+    ) -> None:
         self.number = number
         self.reserved = reserved
         self.facts = facts
         self.scratch = scratch
         self.estimate = estimate  # seconds that it is expected to run
-        self.status: Status = parse_line(reserved.line)
+        self.status = status
         self.executor: Executor | None = None
         self.started = 0.0  # monotonic seconds; 0: not yet
         self.has_scratch = False  # known when its executor is through with it
@@ -95,6 +104,7 @@ class Engine:
         self.catalogue: dict[str, TaskFacts] = {}
         self.running: dict[int, Running] = {}
         self.stopping = False
+        self._bounds = bounds_of(config)
         self._files = files
         self._fetcher = fetcher
         self._scratch = str(config.scratch_dir / worker_id)
@@ -111,6 +121,7 @@ class Engine:
         self._ahead_blind_until = {False: 0.0, True: 0.0}  # the same for tasks to take ahead
         self._timeout_check: asyncio.TimerHandle | None = None
         self._background: set[asyncio.Task[Any]] = set()
+        self._stillborn = 0  # executors in a row that ended before they were ready
 
     async def start(self) -> None:
         """Starts the fork server and the executors. Raises ConfigError when the tasks cannot be imported."""
@@ -228,8 +239,16 @@ class Engine:
         scratch = f"{self._scratch}/{reserved.key}.{reserved.attempt}"
         known = facts or TaskFacts(reserved.name, False, 0, ())
         estimate = self._durations.get(reserved.name, UNKNOWN_DURATION)
-        running = Running(self._last_number, reserved, known, scratch, estimate)
+        try:
+            status, damage = parse_line(reserved.line, reserved.key), ""
+        except ValueError as error:
+            status, damage = Status(QUEUED, reserved.key, timestamp()), str(error)
+        running = Running(self._last_number, reserved, status, known, scratch, estimate)
         self.running[running.number] = running
+        if damage:
+            log.error("%s error: its status in Redis is damaged: %s", reserved.key, damage)
+            self._end(running, ERROR, error_result("what was stored of this task is damaged"))
+            return
         if facts is None:
             self._end(running, ERROR, error_result(f"no worker of this queue knows the task {reserved.name!r}"))
             return
@@ -313,6 +332,9 @@ class Engine:
             self._free(executor, number, running)
         elif kind == Kind.SCRATCH:
             executor.scratched.add(number)
+        elif kind == Kind.READY:
+            executor.is_ready = True
+            self._stillborn = 0
         if running is None or running.over or running.executor is not executor:
             return
         if kind == _RESULT:
@@ -371,6 +393,7 @@ class Engine:
             result, size = await asyncio.to_thread(keep_outputs, self._files, reserved.key, reserved.attempt, payload)
         except OSError as error:
             log.exception("%s error: its output files cannot be stored", reserved.key)
+            await asyncio.to_thread(self._files.drop, reserved.key, reserved.attempt)  # what there is of them
             reason = error.strerror or type(error).__name__
             self._end(running, ERROR, error_result(f"the output files cannot be stored: {reason}"))
         else:
@@ -411,9 +434,13 @@ class Engine:
 
     def _after_end(self, running: Running, accepted: bool, *, has_files: bool) -> None:
         self.running.pop(running.number, None)
-        if not accepted and has_files:
-            reserved = running.reserved
-            self._in_background(asyncio.to_thread(self._files.drop, reserved.key, reserved.attempt))
+        reserved = running.reserved
+        if not accepted:
+            if has_files:
+                self._in_background(asyncio.to_thread(self._files.drop, reserved.key, reserved.attempt))
+        elif reserved.attempt > 1 and running.facts.outputs:
+            # A worker that was killed between storing its files and saying so has left them.
+            self._in_background(asyncio.to_thread(self._files.drop_others, reserved.key, reserved.attempt))
 
     def _drop(self, running: Running) -> None:
         """Somebody else decided this task's outcome: forget it."""
@@ -461,9 +488,14 @@ class Engine:
     def _check_timeouts(self) -> None:
         """Ends what takes too long. One look at all now and then: a timer a task would cost each of them more."""
         now = time.monotonic()
+        lasts = False
         for running in list(self.running.values()):
             if running.started and not running.over and now - running.started > running.facts.timeout:
                 self._on_timeout(running)
+            elif running.started and now - running.started > TIMEOUT_CHECK:
+                lasts = True
+        if lasts:
+            self.pool.count_processes()  # short tasks are not worth a look: what they leave ends with them
         busy = bool(self.running)
         loop = asyncio.get_running_loop()
         self._timeout_check = loop.call_later(TIMEOUT_CHECK, self._check_timeouts) if busy else None
@@ -519,34 +551,71 @@ class Engine:
 
     async def _replace(self, executor: Executor) -> None:
         """A new executor for a lost one; its tasks are retried or given back."""
-        had_tasks = bool(executor.numbers)
-        try:
-            async with asyncio.timeout(2):
-                cause = await asyncio.shield(executor.ended)
-        except TimeoutError:
-            cause = "for an unknown reason"
-        if not had_tasks and not executor.was_killed:
-            log.warning("an idle executor has ended (%s); starting another", cause)
-            await asyncio.sleep(0.2)
+        limit, cause = await self._why_lost(executor)
+        is_stillborn = not executor.is_ready and not executor.was_killed
+        if is_stillborn:
+            self._count_stillborn(cause)
+        else:
+            if not executor.numbers and not executor.was_killed:
+                log.warning("an idle executor has ended (%s); starting another", cause)
+                await asyncio.sleep(0.2)
+            self._executors.append(await self.pool.fork(is_async=executor.is_async))
+        for scratch in executor.numbers.values():
+            self._remove_scratch(scratch)
+        await self._hand_on(executor, limit, cause, is_blameless=executor.was_killed or is_stillborn)
+        if is_stillborn:
+            await asyncio.sleep(STILLBORN_PAUSE * self._stillborn)
+            if self.stopping or self.pool.failed.done():
+                return
+            self._executors.append(await self.pool.fork(is_async=executor.is_async))
+        self._send_backlogs()
+        self.places_freed.set()
+
+    async def _why_lost(self, executor: Executor) -> tuple[str | None, str]:
+        """The sentence for an end that a limit made, None for any other; and the end in words."""
+        code: int | None = None
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(END_WAIT):
+                code = await asyncio.shield(executor.ended)
+        limit = None
+        if executor.has_grown:
+            limit = processes_sentence(self._bounds)
+        elif code == -signal.SIGXCPU:
+            limit = cpu_sentence(self._bounds)
+        return limit, limit or ("for an unknown reason" if code is None else how_it_ended(code))
+
+    async def _hand_on(self, executor: Executor, limit: str | None, cause: str, *, is_blameless: bool) -> None:
+        """What becomes of a lost executor's tasks."""
         found = [self.running[number] for number in executor.numbers if number in self.running]
         found = [running for running in found if not running.over]
         # Of a `def` executor only the task that had started can be the cause; when we killed it ourselves, none is.
-        blamed = [] if executor.was_killed else [running for running in found if running.started]
-        for scratch in executor.numbers.values():
-            self._remove_scratch(scratch)
-        self._executors.append(await self.pool.fork(is_async=executor.is_async))
+        blamed = [] if is_blameless else [running for running in found if running.started]
         others = [running for running in found if running not in blamed]
         if others:
             await self._give_back(others)
         for running in blamed:
-            await self._retry(running, cause)
-        self._send_backlogs()
-        self.places_freed.set()
+            if limit is None or executor.is_async:  # of the many in that one, any may have done it
+                await self._retry(running, cause)
+            else:
+                log.warning("%s killed %s: %s", running.reserved.key, running.reserved.name, limit)
+                self._end(running, ERROR, error_result(limit))
+
+    def _count_stillborn(self, cause: str) -> None:
+        """No task is to blame for an executor that never was ready, and none of them may pay for it with an attempt."""
+        self._stillborn += 1
+        log.warning("an executor has ended before it was ready (%s), %d in a row", cause, self._stillborn)
+        if self._stillborn >= MOST_STILLBORN:
+            self.pool.give_up(f"{self._stillborn} executors in a row have ended before they were ready ({cause})")
 
     def end_orphan(self, write: Write) -> None:
         """Writes the end of a dead worker's task: until then Redis lists it as this worker's, which does not run it."""
         self._orphans.add(write.key)
-        self.writer.write(write, lambda _accepted: self._orphans.discard(write.key))
+        self.writer.write(write, lambda accepted: self._after_orphan(write.key, accepted))
+
+    def _after_orphan(self, key: str, accepted: bool) -> None:
+        self._orphans.discard(key)
+        if accepted:  # its worker may have stored files, and was killed before it could say so
+            self._in_background(asyncio.to_thread(self._files.drop, key))
 
     async def check_ownership(self, keys: set[str]) -> None:
         """Compares with what Redis says is this worker's: a cancellation or a reservation may have passed unheard."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import os
 import random
@@ -19,22 +20,69 @@ import orjson
 
 from dragon.config import Config
 from dragon.errors import TaskError
+from dragon.processes import adopt_orphans, end_below
 from dragon.task import Limits, OutputFile, ParametersError, Registry, Task
+from dragon.worker import bounds
+from dragon.worker.bounds import Bounds, CpuBound
 from dragon.worker.messages import Frame, FrameBuffer, Kind, pack
 
 Send = Callable[[int, int, bytes], None]
 
+CPU_BEAT = 0.5  # seconds between two moves of the bound of CPU time while `async def` tasks run
 
-def run(channel: socket.socket, registry: Registry, limits: Limits, result_bytes: int, *, is_async: bool) -> None:
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Setup:
+    """What every executor of a worker is given."""
+
+    registry: Registry
+    limits: Limits
+    bounds: Bounds
+    result_bytes: int
+
+
+def run(channel: socket.socket, setup: Setup, *, is_async: bool) -> None:
     """Runs tasks until the worker closes its end. Standard output becomes the log: a task may print what it likes."""
     random.seed()
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
     sys.stdout = sys.stderr
+    adopt_orphans()  # what a task starts stays below its executor, whatever it does to get away
+    bounds.apply(setup.bounds)
     if is_async:
-        serve_async(_AsyncExecutor(channel, registry, limits, result_bytes).serve())
+        serve_async(_AsyncExecutor(channel, setup).serve())
     else:
-        _SyncExecutor(channel, registry, limits, result_bytes).serve()
+        _SyncExecutor(channel, setup).serve()
+
+
+def end_children() -> None:
+    """Ends the processes that are left of a task. That there are none, nearly always, costs one call of the kernel."""
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        return
+    if not end_below(os.getpid()):
+        print("executor: processes of a task outlast being killed", file=sys.stderr)
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+
+
+class _Copies:
+    """Tells a process that a task has forked: it must not go on as if it were the executor."""
+
+    def __init__(self) -> None:
+        self.is_one = False
+        os.register_at_fork(after_in_child=self._mark)
+
+    def _mark(self) -> None:
+        self.is_one = True
+
+    def leave(self) -> None:
+        if self.is_one:
+            sys.stderr.flush()
+            os._exit(0)
 
 
 def serve_async(coroutine: Coroutine[Any, Any, None]) -> None:
@@ -135,15 +183,18 @@ def encode_result(task: Task, value: Any, limit: int) -> bytes:
     return orjson.dumps(outputs) + b"\n" + encode(members, limit)
 
 
-def encode_failure(error: BaseException) -> bytes:
+def encode_failure(error: BaseException, bounded: Bounds) -> bytes:
     """The payload of a FAILED frame: the public result, a newline, the traceback unless the client may know it all."""
+    if isinstance(error, MemoryError):
+        traceback.clear_frames(error.__traceback__)  # what fills the memory hangs on the task's variables
     match error:
         case ParametersError():
             return orjson.dumps({"parameters": error.problems}) + b"\n"
         case TaskError():
             return orjson.dumps(error.message) + b"\n"
     reference = secrets.token_hex(4)
-    sentence = str(error) if isinstance(error, ResultError) else "the task failed with an internal error"
+    sentence = str(error) if isinstance(error, ResultError) else bounds.sentence_for(error, bounded)
+    sentence = sentence or "the task failed with an internal error"
     trace = "".join(traceback.format_exception(error))
     return orjson.dumps(f"{sentence}, reference {reference}") + f"\n[reference {reference}] {trace}".encode(
         errors="replace"
@@ -160,28 +211,35 @@ def known_task(registry: Registry, name: str) -> Task:
 class _SyncExecutor:
     """`def` tasks, one at a time, in the order in which they came."""
 
-    def __init__(self, channel: socket.socket, registry: Registry, limits: Limits, result_bytes: int) -> None:
+    def __init__(self, channel: socket.socket, setup: Setup) -> None:
         self._channel = channel
-        self._registry = registry
-        self._limits = limits
-        self._result_bytes = result_bytes
+        self._setup = setup
         self._buffer = FrameBuffer()
         self._frames: deque[Frame] = deque()
+        self._copies = _Copies()
+        self._cpu = CpuBound(setup.bounds.cpu_seconds)
 
     def serve(self) -> None:
+        self._send(Kind.READY, 0, b"")
         while (frame := self._next(Kind.RUN)) is not None:
+            self._cpu.move()
             self._run(Order.read(frame[1], frame[2]))
 
     def _run(self, order: Order) -> None:
-        context = _SyncContext(order, self._limits, self._result_bytes, self._send, self._fetch)
+        setup = self._setup
+        context = _SyncContext(order, setup.limits, setup.result_bytes, self._send, self._fetch)
+        kind = Kind.FAILED
         try:
-            task = known_task(self._registry, order.name)
+            task = known_task(setup.registry, order.name)
             value = task.function(context, **task.arguments(order.parameters))
-            payload = encode_result(task, value, self._result_bytes)
+            payload = encode_result(task, value, setup.result_bytes)
+            kind = Kind.RESULT
         except BaseException as error:  # also SystemExit: a task does not end its executor
-            self._send(Kind.FAILED, order.number, encode_failure(error))
-        else:
-            self._send(Kind.RESULT, order.number, payload)
+            payload = encode_failure(error, setup.bounds)
+        self._copies.leave()
+        if not self._frames:  # short tasks that were sent together share the look for processes that they left
+            end_children()
+        self._send(kind, order.number, payload)
 
     def _send(self, kind: int, number: int, payload: bytes) -> None:
         self._channel.sendall(pack(kind, number, payload))
@@ -228,11 +286,12 @@ def fetched(answer: bytes) -> Path:
 class _AsyncExecutor:
     """`async def` tasks, many at a time, on one event loop."""
 
-    def __init__(self, channel: socket.socket, registry: Registry, limits: Limits, result_bytes: int) -> None:
+    def __init__(self, channel: socket.socket, setup: Setup) -> None:
         self._channel = channel
-        self._registry = registry
-        self._limits = limits
-        self._result_bytes = result_bytes
+        self._setup = setup
+        self._copies = _Copies()
+        self._cpu = CpuBound(setup.bounds.cpu_seconds)
+        self._beat: asyncio.TimerHandle | None = None
         self._running: dict[int, asyncio.Task[None]] = {}
         self._fetches: dict[int, asyncio.Future[bytes]] = {}
         self._last_fetch = 0
@@ -241,6 +300,7 @@ class _AsyncExecutor:
 
     async def serve(self) -> None:
         reader, self._writer = await asyncio.open_connection(sock=self._channel)
+        self._send(Kind.READY, 0, b"")
         buffer = FrameBuffer()
         while data := await reader.read(65536):
             for kind, number, payload in buffer.feed(data):
@@ -249,6 +309,8 @@ class _AsyncExecutor:
     def _handle(self, kind: int, number: int, payload: bytes) -> None:
         match kind:
             case Kind.RUN:
+                if self._beat is None:
+                    self._move_cpu_bound()
                 self._running[number] = asyncio.create_task(self._run(Order.read(number, payload)))
             case Kind.CANCEL:
                 if number in self._running:
@@ -259,18 +321,29 @@ class _AsyncExecutor:
                 if future is not None and not future.done():
                     future.set_result(answer)
 
+    def _move_cpu_bound(self) -> None:
+        """Bounds what is used between two turns of the loop: many tasks share it, none may keep it for itself."""
+        self._cpu.move()
+        wait = asyncio.get_running_loop().call_later
+        self._beat = wait(CPU_BEAT, self._move_cpu_bound) if self._running or self._beat is None else None
+
     async def _run(self, order: Order) -> None:
-        context = _AsyncContext(order, self._limits, self._result_bytes, self._send, self._fetch)
+        setup = self._setup
+        context = _AsyncContext(order, setup.limits, setup.result_bytes, self._send, self._fetch)
+        kind = Kind.FAILED
         try:
-            task = known_task(self._registry, order.name)
+            task = known_task(setup.registry, order.name)
             value = await task.function(context, **task.arguments(order.parameters))
-            payload = encode_result(task, value, self._result_bytes)
+            payload = encode_result(task, value, setup.result_bytes)
+            kind = Kind.RESULT
         except BaseException as error:
-            self._send(Kind.FAILED, order.number, encode_failure(error))
-        else:
-            self._send(Kind.RESULT, order.number, payload)
+            payload = encode_failure(error, setup.bounds)
         finally:
             self._running.pop(order.number, None)
+        self._copies.leave()
+        if not self._running:  # whose they are cannot be told: they may live as long as any task here
+            end_children()
+        self._send(kind, order.number, payload)
 
     def _send(self, kind: int, number: int, payload: bytes) -> None:
         """Sends a frame; those of one turn of the event loop go in one write."""

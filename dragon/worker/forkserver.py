@@ -1,9 +1,10 @@
 """The fork server: has imported the tasks, and forks executors when the worker asks.
 
 It has no event loop, no threads, no Redis connection and no credentials, so that forking is safe and cheap at any time.
-Its orders come over a stream socket: one byte, `s` or `a`, with the executor's end of a socket pair attached. It
-answers in JSON lines: what it imported, a pid for each order, a wait status for each end. When the socket closes, the
-worker is dead: everything below is killed, and this process leaves.
+Its orders come over a stream socket: one byte, `s` or `a`, with the executor's end of a socket pair attached, or `c`:
+count the processes below each executor, and kill those that have too many. It answers in JSON lines: what it imported,
+a pid for each executor, a wait status for each end. When the socket closes, the worker is dead: everything below is
+killed, and this process leaves.
 """
 
 from __future__ import annotations
@@ -21,9 +22,19 @@ from typing import Any
 import orjson
 
 from dragon.errors import ConfigError
-from dragon.processes import adopt_orphans, die_with, kill_children, kill_descendants, kill_group
-from dragon.task import Limits, Registry, load_tasks, preload
+from dragon.processes import (
+    adopt_orphans,
+    below,
+    die_with,
+    end_below,
+    families,
+    kill_descendants,
+    kill_group,
+    newest_process,
+)
+from dragon.task import Limits, load_tasks, preload
 from dragon.worker import executor
+from dragon.worker.bounds import Bounds
 
 
 def main(descriptor: int, setup: dict[str, Any]) -> None:
@@ -41,7 +52,8 @@ def main(descriptor: int, setup: dict[str, Any]) -> None:
     gc.collect()
     gc.freeze()  # what was imported is never looked at by the collector, so its pages stay shared
     _tell(control, {"tasks": [_facts(task) for task in registry.tasks.values()]})
-    _ForkServer(control, registry, Limits(**setup["limits"]), setup["result_bytes"]).run()
+    given = executor.Setup(registry, Limits(**setup["limits"]), Bounds(**setup["bounds"]), setup["result_bytes"])
+    _ForkServer(control, given).run()
 
 
 def _facts(task: Any) -> dict[str, Any]:
@@ -59,12 +71,12 @@ def _tell(control: socket.socket, message: dict[str, Any]) -> None:
 
 
 class _ForkServer:
-    def __init__(self, control: socket.socket, registry: Registry, limits: Limits, result_bytes: int) -> None:
+    def __init__(self, control: socket.socket, setup: executor.Setup) -> None:
         self._control = control
-        self._registry = registry
-        self._limits = limits
-        self._result_bytes = result_bytes
+        self._setup = setup
         self._executors: set[int] = set()
+        self._grown: set[int] = set()  # executors that were killed because they had too many processes
+        self._newest = 0  # process of the machine when they were counted last
 
     def run(self) -> None:
         wake_read, wake_write = socket.socketpair()
@@ -89,6 +101,9 @@ class _ForkServer:
             return False
         if not order:
             return False
+        if order == b"c":
+            self._count_processes()
+            return True
         parent = os.getpid()
         pid = os.fork()
         if pid == 0:
@@ -108,7 +123,7 @@ class _ForkServer:
                 signal.signal(number, signal.SIG_DFL)
             os.setsid()  # a process group of its own: what a task starts is killed with it
             die_with(parent, signal.SIGKILL)
-            executor.run(channel, self._registry, self._limits, self._result_bytes, is_async=is_async)
+            executor.run(channel, self._setup, is_async=is_async)
             status = 0
         except BaseException:
             traceback.print_exc()
@@ -116,8 +131,22 @@ class _ForkServer:
             sys.stderr.flush()
             os._exit(status)
 
+    def _count_processes(self) -> None:
+        most, newest = self._setup.bounds.processes, newest_process()
+        if not most or (newest and newest == self._newest):
+            return  # nothing new runs on this machine: the cheap answer, on most of them most of the time
+        self._newest = newest
+        all_families = families()
+        for pid in self._executors - self._grown:
+            if len(below(pid, all_families)) > most:
+                self._grown.add(pid)
+                _tell(self._control, {"grown": pid})
+                kill_group(pid)  # all of its group at once; the rest comes here as orphans when it has gone
+
     def _reap(self) -> None:
-        ended = False
+        """Ends what dead executors have left, which is this process's own now, and says which of them have ended."""
+        reaped = False
+        ended = []
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -125,14 +154,16 @@ class _ForkServer:
                 break
             if pid == 0:
                 break
+            reaped = True
             if pid in self._executors:
                 self._executors.discard(pid)
                 kill_group(pid)
-                ended = True
-                _tell(self._control, {"ended": pid, "status": status})
-        if ended:
-            # What dead executors left behind outside their process groups: this process is their reaper.
-            kill_children(spared=self._executors)
+                ended.append({"ended": pid, "status": status})
+                self._grown.discard(pid)
+        if reaped and not end_below(os.getpid(), spared=self._executors):
+            print("fork server: processes of a task outlast being killed", file=sys.stderr)
+        for message in ended:  # after that: the worker removes their scratch folders now
+            _tell(self._control, message)
 
     def _kill_all(self) -> None:
         for pid in self._executors:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import re
 import signal
 import socket
 import sys
@@ -22,11 +23,11 @@ from redis.exceptions import RedisError, ResponseError
 from dragon import connections
 from dragon.config import Config
 from dragon.connections import Redis, insist
-from dragon.errors import Unavailable
+from dragon.errors import Unavailable, WorkerFailed
 from dragon.fetch import Fetcher
 from dragon.files import Files, open_files
 from dragon.processes import calm_collector
-from dragon.status import ERROR, error_result, parse_line, timestamp
+from dragon.status import ERROR, QUEUED, Status, error_result, parse_line, timestamp
 from dragon.store import names, tasks, workers
 from dragon.store.tasks import Write
 from dragon.store.workers import WorkerFacts
@@ -38,6 +39,7 @@ log = logging.getLogger("dragon.worker")
 BLOCK = 5  # seconds that one wait for a queue lasts at most
 SAMPLE = Path(__file__).parent.parent / "server" / "static"
 SWEEP_COUNT = 200  # tasks a trip
+_CANCEL = re.compile(rb"cancel ([A-Z2-7]{26}) ([0-9]{1,9})")
 
 
 class Worker:
@@ -57,7 +59,10 @@ class Worker:
         self._stopped = asyncio.Event()
 
     async def run(self) -> None:
-        """Works until SIGTERM, SIGINT or RQ's shutdown command. Raises ConfigError when no task can be imported."""
+        """Works until SIGTERM, SIGINT or RQ's shutdown command.
+
+        Raises ConfigError when no task can be imported; WorkerFailed, after it has left in order, when it cannot go on.
+        """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopped.set)
@@ -73,22 +78,29 @@ class Worker:
         calm_collector()
         print(f"dragon worker {self._engine.id} ready: {len(self._engine.catalogue)} tasks", flush=True)
         try:
-            await self._until_stopped(loops)
+            failure = await self._until_stopped(loops)
         finally:
             await self._leave(loops, writing)
             scratch.release()
+        if failure:
+            raise WorkerFailed(f"the worker could not go on and has left: {failure}")
 
-    async def _until_stopped(self, loops: list[asyncio.Task[None]]) -> None:
+    async def _until_stopped(self, loops: list[asyncio.Task[None]]) -> str:
+        """Returns why it cannot go on, "" when it was told to stop."""
         stopped = asyncio.create_task(self._stopped.wait())
         failed = self._engine.pool.failed
         waited: list[asyncio.Future[Any]] = [stopped, failed, *loops]
         done, _ = await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+        if stopped in done:
+            return ""
         stopped.cancel()
-        if failed in done:
-            log.error("the fork server is gone: this worker cannot start executors any more and leaves")
         for loop in loops:
             if loop in done:
-                log.error("internal error in %s", loop.get_name(), exc_info=loop.exception())
+                failure = f"internal error in {loop.get_name()}"
+                log.error("this worker cannot go on and leaves: %s", failure, exc_info=loop.exception())
+                return failure
+        log.error("this worker cannot go on and leaves: %s", failed.result())
+        return failed.result()
 
     async def _leave(self, loops: list[asyncio.Task[None]], writing: asyncio.Task[None]) -> None:
         reserving, heartbeat, *rest = loops
@@ -100,7 +112,7 @@ class Worker:
             task.cancel()
         try:
             async with asyncio.timeout(self._config.worker.stop_grace + 5):
-                # Without a fork server no executor is left that could finish anything.
+                # Without executors nothing could finish anything.
                 grace = 0.0 if self._engine.pool.failed.done() else self._config.worker.stop_grace
                 await self._engine.stop(grace)
                 await workers.unregister(self._redis, self._engine.id)
@@ -176,7 +188,10 @@ class Worker:
         if count:
             log.warning("%d tasks of dead workers are back in their queues", count)
         for orphan in orphans:
-            status = parse_line(orphan.line)
+            try:
+                status = parse_line(orphan.line, orphan.key)
+            except ValueError:
+                status = Status(QUEUED, orphan.key, timestamp())  # damaged; it ends all the same
             text = f"the worker was lost while it ran the task (attempt {orphan.attempt})"
             line = status.ended(ERROR, error_result(text), timestamp()).line()
             log.error("%s error: lost with worker %s, no attempt left", orphan.key, orphan.worker)
@@ -190,22 +205,22 @@ class Worker:
                 self._obey(message)
 
     def _obey(self, message: bytes) -> None:
-        if message.startswith(b"cancel "):
-            _, key, attempt = message.decode().split(" ")
-            self._engine.cancel(key, int(attempt))
+        if found := _CANCEL.fullmatch(message):
+            self._engine.cancel(found[1].decode(), int(found[2]))
             return
         try:
             command = orjson.loads(message)
         except orjson.JSONDecodeError:
-            log.warning("a command that is not understood: %r", message[:100])
-            return
-        match command.get("command"):
-            case "shutdown":
+            command = None
+        match command:
+            case {"command": "shutdown"}:
                 self._stopped.set()
-            case "stop-job":
-                self._engine.cancel_and_end(str(command.get("job_id")))
-            case other:
-                log.info("RQ's command %r does not concern dragon's worker", other)
+            case {"command": "stop-job", "job_id": str(key)}:
+                self._engine.cancel_and_end(key)
+            case {"command": str(other)}:
+                log.info("RQ's command %.100r does not concern dragon's worker", other)
+            case _:
+                log.warning("a command that is not understood: %r", message[:100])
 
     async def _sweep(self) -> None:
         """Removes ended tasks, with their files, whose life is over."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import os
 import socket
@@ -16,7 +17,8 @@ import orjson
 
 from dragon.config import ROOT, Config
 from dragon.errors import ConfigError
-from dragon.processes import how_it_ended, kill_group
+from dragon.processes import adopt_orphans, kill_descendants, kill_group
+from dragon.worker.bounds import bounds_of
 from dragon.worker.executor import limits_of
 from dragon.worker.messages import Frame, FrameBuffer, pack
 
@@ -46,7 +48,7 @@ class Executor(asyncio.Protocol):
         self.scratched: set[int] = set()  # those of them that have made their scratch folder
         self.slowest = 0.0  # the longest expected duration among them, in seconds
         self.pid = 0
-        self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()  # how it ended, in words
+        self.ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()  # exit code
         self._on_frames = on_frames
         self._on_lost = on_lost
         self._buffer = FrameBuffer()
@@ -54,6 +56,8 @@ class Executor(asyncio.Protocol):
         self._transport: asyncio.Transport
         self.is_lost = False
         self.was_killed = False  # by us
+        self.is_ready = False  # it has said so
+        self.has_grown = False  # and was killed by the fork server: too many processes were below it
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
@@ -106,10 +110,11 @@ class Pool:
         self._by_pid: dict[int, Executor] = {}
         self._forked: list[Executor] = []  # asked for, pid not yet known; answers come in order
         self._watching: asyncio.Task[None]
-        self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.failed: asyncio.Future[str] = asyncio.get_running_loop().create_future()  # why no executor can be had
 
     async def start(self) -> dict[str, TaskFacts]:
         """Starts the fork server and returns the tasks that it imported. Raises ConfigError when it could not."""
+        adopt_orphans()  # those of a fork server that is killed
         self._control, theirs = socket.socketpair()
         # Its words of command; read on a copy, so that descriptors can be sent on the original.
         self._process = subprocess.Popen(  # noqa: ASYNC220 - once, at start
@@ -140,6 +145,7 @@ class Pool:
         return {
             "modules": self._config.tasks.modules,
             "limits": dataclasses.asdict(limits_of(self._config)),
+            "bounds": dataclasses.asdict(bounds_of(self._config)),
             "result_bytes": self._config.limits.result_bytes,
         }
 
@@ -157,6 +163,11 @@ class Pool:
         finally:
             theirs.close()
         return executor
+
+    def count_processes(self) -> None:
+        """Has the fork server kill the executors that have more processes below them than they may."""
+        with contextlib.suppress(OSError):  # full, or gone: the first has a look to do already, the second says so
+            self._control.send(b"c", socket.MSG_DONTWAIT)
 
     async def stop(self) -> None:
         """Ends the fork server and, with it, every executor and what they started."""
@@ -183,15 +194,23 @@ class Pool:
                 self._by_pid[executor.pid] = executor
                 if executor.is_lost:
                     kill_group(executor.pid)
+            elif "grown" in message:
+                self._by_pid[message["grown"]].has_grown = True
             else:
                 ended = self._by_pid.pop(message["ended"], None)
                 if ended is not None and not ended.ended.done():
-                    ended.ended.set_result(how_it_ended(os.waitstatus_to_exitcode(message["status"])))
+                    ended.ended.set_result(os.waitstatus_to_exitcode(message["status"]))
                     ended.close()
+        # The fork server was killed: nobody else would end what its executors started.
         for pid in self._by_pid:
-            kill_group(pid)  # the fork server was killed: nobody else would end what its executors started
+            kill_group(pid)
+        self.give_up("the fork server is gone, so no executor can be started any more")
+        await asyncio.to_thread(kill_descendants)
+
+    def give_up(self, reason: str) -> None:
+        """From here on, no executors: whoever waits for `failed` hears why."""
         if not self.failed.done():
-            self.failed.set_result(None)
+            self.failed.set_result(reason)
 
 
 def safe_environment(environ: Mapping[str, str]) -> dict[str, str]:

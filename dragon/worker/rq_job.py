@@ -16,16 +16,19 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
+from rq.job import Job
+
 from dragon.config import Config, load_config
 from dragon.connections import Redis
 from dragon.embedded import redis_url
 from dragon.errors import TaskError, Unavailable
 from dragon.fetch import Fetcher
 from dragon.files import Files, open_files
-from dragon.status import ERROR, EXECUTING, SUCCESS, Status, parse_line, timestamp
+from dragon.status import ERROR, EXECUTING, QUEUED, SUCCESS, Status, parse_line, timestamp
 from dragon.store import tasks, workers
 from dragon.store.tasks import Reserved, Write
 from dragon.task import Limits, load_tasks
+from dragon.worker.bounds import UNBOUNDED
 from dragon.worker.engine import new_worker_id
 from dragon.worker.executor import Order, Reports, encode_failure, encode_result, known_task, limits_of
 from dragon.worker.main import own_files
@@ -39,6 +42,22 @@ T = TypeVar("T")
 
 class TaskFailed(Exception):
     """Raised after the task's error status has been written, so that RQ too counts the job as failed."""
+
+
+#: What RQ's worker reads of a task's hash to run it and to show it. Left out: `data`, callbacks, webhooks,
+#: dependencies, repetitions, retries, and whatever else could name code or make more jobs.
+_KEPT = frozenset(
+    {b"created_at", b"description", b"ended_at", b"enqueued_at", b"exc_info", b"failure_ttl", b"last_heartbeat"}
+    | {b"origin", b"result_ttl", b"started_at", b"status", b"timeout", b"worker_name"}
+)
+
+
+class TaskJob(Job):
+    """RQ's job, for `rq worker --job-class`: whatever its hash says, it is a call of `run` with its own key."""
+
+    def restore(self, raw_data: Any) -> Any:
+        kept = {name: value for name, value in raw_data.items() if name in _KEPT}
+        return super().restore(kept | {b"data": self.serializer.dumps((f"{__name__}.run", None, [self.id], {}))})
 
 
 def run(key: str) -> None:
@@ -129,10 +148,14 @@ class _Horse:
     def _end_failed(self, execution: _Execution, error: BaseException) -> None:
         if type(error).__name__ == "JobTimeoutException":
             error = TaskError("the task took longer than its time limit")
-        result, _, trace = encode_failure(error).partition(b"\n")
+        result, _, trace = encode_failure(error, UNBOUNDED).partition(b"\n")
         if trace:
             log.error("%s failed %s", execution.reserved.key, trace.decode(errors="replace"))
         execution.end(ERROR, result, -1)
+
+    def drop_files(self, reserved: Reserved) -> None:
+        """Another has the task by now: the files of this attempt are nobody's."""
+        self._files.drop(reserved.key, reserved.attempt)
 
     def write(self, write: Write) -> bool:
         life = self._config.files.life
@@ -145,7 +168,11 @@ class _Execution:
     def __init__(self, horse: _Horse, reserved: Reserved) -> None:
         self._horse = horse
         self.reserved = reserved
-        self._status: Status = parse_line(reserved.line).executing(timestamp())
+        try:
+            status = parse_line(reserved.line, reserved.key)
+        except ValueError:
+            status = Status(QUEUED, reserved.key, timestamp())  # damaged; what it does is written all the same
+        self._status: Status = status.executing(timestamp())
 
     def on_frame(self, kind: int, _number: int, payload: bytes) -> None:
         if kind == Kind.SCRATCH:
@@ -154,12 +181,13 @@ class _Execution:
         self._status = self._status.reported(progress, payload if kind == Kind.PARTIAL else None)
         self.report(EXECUTING)
 
-    def report(self, kind: tasks.WriteKind, size: int = -1) -> None:
-        self._horse.write(Write(self.reserved.key, self.reserved.attempt, kind, self._status.line(), size))
+    def report(self, kind: tasks.WriteKind, size: int = -1) -> bool:
+        return self._horse.write(Write(self.reserved.key, self.reserved.attempt, kind, self._status.line(), size))
 
     def end(self, kind: tasks.WriteKind, result: bytes, size: int) -> None:
         self._status = self._status.ended(kind, result, timestamp())
-        self.report(kind, size)
+        if not self.report(kind, size) and size >= 0:
+            self._horse.drop_files(self.reserved)
 
 
 class _Context(Reports):

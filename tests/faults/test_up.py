@@ -5,33 +5,50 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import time
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from dragon.config import Config
+from dragon.processes import children_of
+from tests.auditing import assert_sound
+from tests.figures import FULL, note, scale, seeded
+from tests.following import Crowd
 from tests.system import Client, Process, System, eventually, test_config, wait_until
+from tests.waiting import is_alive
+
+_families: dict[Path, set[int]] = {}  # by data folder: the supervisors, and what was seen below them
 
 
 def processes_of(data: Path) -> list[int]:
-    """Every process whose environment or command names that data folder."""
-    found = []
+    """Every living process that was once seen below a supervisor of that data folder, or whose command names it.
+
+    Their environment, which names it too, is closed to everybody but root (dragon.processes.keep_private).
+    """
+    family = _families[data]
+    waiting = list(family)
+    while waiting:
+        below = set(children_of(waiting.pop())) - family
+        family |= below
+        waiting += below
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            environment = (folder / "environ").read_bytes().split(b"\0")
-            if (
-                f"DRAGON_DATA={data}".encode() in environment
-                or f"{data}/".encode() in (folder / "cmdline").read_bytes()
-            ):
-                found.append(int(folder.name))
-    return [pid for pid in found if pid != os.getpid()]
+            if f"{data}/".encode() in (folder / "cmdline").read_bytes():
+                family.add(int(folder.name))
+    return [pid for pid in family if pid != os.getpid() and is_alive(pid)]
 
 
 def up(config: Config) -> tuple[System, Process]:
     system = System(config)
-    return system, system.start("-m", "dragon", "up", ready="is ready at")
+    supervisor = system.start("-m", "dragon", "up", ready="is ready at")
+    _families.setdefault(config.data_dir, set()).add(supervisor.pid)
+    return system, supervisor
 
 
 async def test_a_killed_supervisor_leaves_nothing_running_and_loses_nothing(tmp_path: Path) -> None:
-    config = test_config(tmp_path / "data", "")
+    config = test_config(tmp_path / "data", "", worker__stop_grace=1)
     system, supervisor = up(config)
     async with system.client() as client:
         statuses = await client.create(*[{"task_name": "test.sleep", "seconds": 0.5}] * 8)
@@ -53,7 +70,7 @@ async def test_each_child_that_is_killed_comes_back(tmp_path: Path) -> None:
     config = test_config(tmp_path / "data", "")
     system, supervisor = up(config)
     try:
-        for name in ("worker", "server", "dragon.embedded", "valkey-server"):
+        for name in ("worker", "dragon.worker.forkserver", "server", "dragon.embedded", "valkey-server"):
             victims = await eventually(
                 lambda name=name: [pid for pid in processes_of(config.data_dir) if _is(pid, name)], 20
             )
@@ -62,8 +79,44 @@ async def test_each_child_that_is_killed_comes_back(tmp_path: Path) -> None:
             await eventually(lambda victims=victims: not set(victims) & set(processes_of(config.data_dir)))
             async with system.client() as client:
                 await eventually(lambda client=client: _works(client), 30)
+        assert "this worker cannot go on and leaves: the fork server is gone" in supervisor.output
+        assert "dragon: worker has ended (exit code 1), starting it again" in supervisor.output
     finally:
         assert supervisor.terminate(40) == 0
+
+
+@pytest.mark.timeout(120)
+async def test_sigterm_ends_all_of_it_within_ten_seconds_and_loses_nothing(tmp_path: Path) -> None:
+    chance = seeded()
+    count = scale(200, 50)
+    config = test_config(tmp_path / "data", "", **({} if FULL else {"worker__stop_grace": 1}))
+    system, supervisor = up(config)
+
+    def definitions() -> list[dict[str, Any]]:
+        return [{"task_name": "test.async_sleep", "seconds": chance.uniform(0.3, 3)}]
+
+    async with system.client() as client:
+        crowd = Crowd(client)
+        await crowd.open(count, definitions)
+        await crowd.open(2, lambda: [{"task_name": "test.sleep", "seconds": scale(12, 3)}])  # longer than the grace
+        await client.wait_for_status(crowd.streams[-1].keys[0], "executing")
+        began = time.monotonic()
+        assert await asyncio.to_thread(supervisor.terminate, 40) == 0
+        seconds = time.monotonic() - began
+        await crowd.end()
+    assert all(stream.complete for stream in crowd.streams), "a stream was cut instead of ended"
+    assert not processes_of(config.data_dir)
+    system, supervisor = up(config)
+    try:
+        async with system.client() as client:
+            finals = await client.status(*crowd.keys, block=True)
+            assert {status["status"] for status in finals} == {"success"}
+        await assert_sound(config)
+    finally:
+        assert supervisor.terminate(40) == 0
+    found = f"all of it out in {seconds:.1f} s; whole bodies, 0 of {len(crowd.keys)} tasks lost"
+    note("11", f"SIGTERM to `dragon up`, {count} streams", found, chance)
+    assert seconds < 10, found
 
 
 def _is(pid: int, name: str) -> bool:

@@ -10,6 +10,7 @@ import redis
 
 from dragon.store import names
 from dragon.store.tasks import State
+from tests.auditing import assert_sound
 from tests.system import SECRET, Client, System, eventually
 
 OwnSystem = Callable[..., System]
@@ -95,3 +96,32 @@ async def test_a_thousand_mixed_tasks_stream_to_their_ends(client: Client, syste
                     assert (await response.read())[:2] == b"\xff\xd8"
     async with client.session.delete(f"/v1/tasks/{lines[0][0]['key']}", headers=SECRET) as response:
         assert (await response.json()) == by_key[lines[0][0]["key"]], "cancelling what is final changes nothing"
+
+
+async def test_files_that_killed_workers_have_left_go_when_the_task_ends(own_system: OwnSystem, tmp_path: Path) -> None:
+    system = own_system(worker__lease=1, worker__heartbeat=0.2)
+    system.start_server()
+    worker = system.start_worker("--executors", "2")
+    files = system.config.data_dir / "files"
+    gate = str(tmp_path / "gate")
+    async with system.client() as client:
+        names = ["test.gated_file", "test.gated_file_once"]
+        made = await client.create(*[{"task_name": name, "gate": gate} for name in names])
+        again, lost = [status["key"] for status in made]
+        for key in (again, lost):
+            await client.wait_for_status(key, "executing")
+            # What a worker leaves that is killed while it stores the files, and just before it says so.
+            for left in ("1", "1.partial"):
+                folder = files / key[:2] / key / left
+                folder.mkdir(parents=True)
+                (folder / "output.txt").write_text("of a dead worker")
+        worker.kill()
+        Path(gate).touch()
+        system.start_worker("--executors", "2")
+        status = await client.wait_for_status(again, "success")
+        assert (await client.wait_for_status(lost, "error"))["result"].startswith("the worker was lost")
+        await eventually(lambda: [path.parts[-3:-1] for path in files.rglob("*.txt")] == [(again, "2")])
+        assert not (files / lost[:2] / lost).exists()
+        async with client.session.get(status["result"]["output"]) as response:
+            assert (response.status, await response.text()) == (200, "text")
+    await assert_sound(system.config)

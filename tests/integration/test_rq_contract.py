@@ -10,12 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import orjson
 import redis
 import rq.defaults
 from rq import Queue
 from rq.job import Job
 from rq.registry import FailedJobRegistry, FinishedJobRegistry, StartedJobRegistry
 
+from dragon.auth import hash_key
 from dragon.config import ROOT
 from dragon.store import names
 from tests.system import Process, System, environment, eventually
@@ -134,6 +136,25 @@ async def test_rqs_own_worker_empties_the_same_queue_with_the_same_statuses(
     progress = [line.get("progress", "none") for line in lines[1:-1]]
     assert progress[-3:] == [None, {"step": 0}, {"step": 1}]
     assert progress[:-3] in (["none"], [])  # a start that the first progress overtook: a follower has the newest
+
+
+async def test_rqs_own_worker_comes_to_the_tasks_of_every_account(own_system: OwnSystem, tmp_path: Path) -> None:
+    accounts = tmp_path / "accounts.toml"
+    accounts.write_text("".join(f"[{name}]\nsecrets = [{hash_key(name)!r}]\n" for name in ("a", "b")))
+    system = own_system(accounts=accounts)
+    system.start_server()
+    keys = []
+    async with system.client() as client:
+        for account in ("a", "b", "a", "b"):
+            body = orjson.dumps({"tasks": {"task_name": "hello"}, "secret": account})
+            async with client.session.post("/v1/create", data=body) as response:
+                keys += [status["key"] for status in orjson.loads(await response.read())]
+        info = await asyncio.to_thread(rq_info, system)
+        assert "default@b" in info
+        assert "4 jobs total" in info
+        start_rq_worker(system, "default")
+        final = await client.status(*keys, block=True, timeout=50)
+        assert [status["status"] for status in final] == ["success"] * 4
 
 
 def _finished(system: System) -> int:

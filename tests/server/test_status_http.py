@@ -102,6 +102,22 @@ async def test_details_of_a_task_that_never_ran_and_of_none(client: Client) -> N
     assert lost == LOST
 
 
+async def test_a_key_or_a_password_in_a_refused_task_is_not_kept(client: Client) -> None:
+    wrong = {
+        "secret": "123456",
+        "api_key": ["654321"],
+        "name": 3,
+        "urls": ["http://a:p/w@b/c?d#e", "https://b/@c", "@"],
+    }
+    key = (await client.create({"task_name": "hello", **wrong}))[0]["key"]
+    assert (await client.status(key, details=True))[0]["parameters"] == {
+        "secret": "…",
+        "api_key": "…",
+        "name": 3,
+        "urls": ["http://…@b/c?d#e", "https://…@c", "@"],
+    }
+
+
 async def test_details_of_an_output_file_tell_when_it_is_over(client: Client) -> None:
     key = (await client.run("test.file"))["key"]
     answer = await ask(client.session, "GET", f"/v1/status?tasks={key}&details=true&block=true")

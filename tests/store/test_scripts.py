@@ -108,7 +108,8 @@ async def test_limits_hold_exactly_when_many_create_at_once(redis: Redis, usage:
         tasks.create(redis, "b", [new_task()], usage, life=LIFE),
     )
     assert [isinstance(answer, LimitReached) for answer in answers] == [False, False, True, False, True, False]
-    assert await redis.command("LLEN", names.RQ_QUEUE + "default") == 4
+    assert await redis.command("LLEN", names.RQ_QUEUE + "default") == 3
+    assert await redis.command("LLEN", names.RQ_QUEUE + "default@b") == 1
     assert await usage_of(redis) == (3, 0)
 
 

@@ -12,7 +12,9 @@ import redis
 from dragon.connections import Redis
 from dragon.store import names, tasks
 from dragon.store.tasks import State
-from tests.system import Client, System, eventually, wait_until
+from dragon.worker.engine import MOST_STILLBORN
+from tests.auditing import assert_sound
+from tests.system import MODULES, Client, System, eventually, wait_until
 
 
 def is_alive(pid: int) -> bool:
@@ -104,6 +106,31 @@ async def test_a_killed_fork_server_ends_the_worker_and_all_below_it(own_system:
         await eventually(lambda: not is_alive(executor) and not is_alive(process), 5)
         await asyncio.to_thread(worker.popen.wait, 20)
         assert "the fork server is gone" in worker.output
+        assert worker.popen.returncode == 1, "whoever supervises it sees that it did not end of its own will"
+
+
+async def test_a_worker_whose_executors_cannot_live_says_so_and_leaves_and_no_task_pays_for_it(
+    own_system: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flag = tmp_path / "dying"
+    flag.touch()
+    monkeypatch.setenv("DYING", str(flag))
+    system: System = own_system(tasks__modules=(*MODULES, "tests.dying_tasks"))  # type: ignore[operator]
+    system.start_server()
+    async with system.client() as client:
+        key = (await client.create({"task_name": "test.once"}))[0]["key"]
+        worker = system.start_worker("--executors", "2", "--concurrency", "0")
+        assert await asyncio.to_thread(worker.popen.wait, 20) == 1
+        found = "executors in a row have ended before they were ready (exit code 9)"
+        assert f"this worker cannot go on and leaves: {MOST_STILLBORN} {found}" in worker.output
+        started = worker.output.count("an executor has ended before it was ready")
+        assert MOST_STILLBORN <= started <= MOST_STILLBORN + 1, "it did not go on and on"
+        assert (await client.status(key))[0]["status"] in ("queued", "executing")
+        flag.unlink()
+        system.start_worker("--executors", "1")
+        status = await client.wait_for_status(key, "success")
+        assert status["result"] == 1, "its only attempt was not spent on an executor that never was ready"
+    await assert_sound(system.config)
 
 
 async def test_executors_hold_no_credentials(client: Client) -> None:

@@ -92,27 +92,107 @@ local function commit()
   publish()
 end
 
+-- Where waiting tasks stand: queues are fair across accounts. The RQ list of a queue holds one account's tasks; while they
+-- wait, those of others wait in lanes beside it, lists of their own (QUEUE@ACCOUNT), from which workers take in turns.
+-- The own list is never empty while there are lanes: the next one takes its place. So with one account, and whenever
+-- nothing waits, there are none, and a worker that waits for the own list misses nothing.
+
+local pushed = {}  -- lists that get something with `commit`
+
+local function is_there(list)
+  return pushed[list] or redis.call('EXISTS', list) == 1
+end
+
+local function lane_of(queue, account)
+  return RQ_QUEUE .. queue .. '@' .. account
+end
+
+-- Puts the next lane in the place of the queue's own list, if that one is empty. One account alone needs no turns.
+local function promote(queue)
+  local own, turns = RQ_QUEUE .. queue, TURNS .. queue
+  if not is_there(own) then redis.call('LREM', turns, 0, redis.call('GET', LANE .. queue) or '') end
+  while not is_there(own) do
+    local account = redis.call('LPOP', turns)
+    if not account then return end
+    local lane = lane_of(queue, account)
+    if redis.call('EXISTS', lane) == 1 then
+      redis.call('RENAME', lane, own)
+      redis.call('SREM', RQ_QUEUES, lane)
+      redis.call('SET', LANE .. queue, account)
+      redis.call('LPUSH', turns, account)  -- it keeps its turn
+    end
+  end
+  if redis.call('LLEN', turns) == 1 then redis.call('DEL', turns) end
+end
+
+-- A task has left its list other than by its turn.
+local function leave_lane(queue, account)
+  local lane = lane_of(queue, account)
+  if redis.call('EXISTS', lane) == 0 and redis.call('SREM', RQ_QUEUES, lane) == 1 then
+    redis.call('LREM', TURNS .. queue, 0, account)
+  end
+  promote(queue)
+end
+
+local NOBODY = '-'  -- in place of an account: what RQ's own commands have put into an empty list
+
+local own_accounts = {}  -- queue -> the account whose tasks stand in the own list, once that is settled in this script
+
+local function settle_own_account(queue, account)
+  promote(queue)
+  local own = redis.call('GET', LANE .. queue)
+  local settled = is_there(RQ_QUEUE .. queue) and (own or NOBODY) or account
+  if settled ~= own then redis.call('SET', LANE .. queue, settled) end
+  own_accounts[queue] = settled
+  pushed[RQ_QUEUE .. queue] = true
+end
+
+-- The list that an account's task is to be put into.
+local function list_for(queue, account)
+  if not own_accounts[queue] then settle_own_account(queue, account) end
+  local own, lane = own_accounts[queue], lane_of(queue, account)
+  if own == account then return RQ_QUEUE .. queue end
+  if not is_there(lane) then
+    local turns = TURNS .. queue
+    if redis.call('EXISTS', turns) == 0 then redis.call('RPUSH', turns, own) end
+    redis.call('LREM', turns, 0, account)
+    redis.call('RPUSH', turns, account)
+    redis.call('SADD', RQ_QUEUES, lane)
+  end
+  pushed[lane] = true
+  return lane
+end
+
 local known = {}
 
 -- The task as a table, nil when there is none. `whole`: with what its execution needs.
+-- What is not as dragon writes it is no task, whatever stands there: keys become names of folders, accounts parts of names.
 local function read(key, whole)
   if known[key] then return known[key] end
-  local f
-  if whole then f = redis.call('HMGET', TASK .. key, 'state', 'facts', 'line', 'origin', 'description', 'params')
-  else f = redis.call('HMGET', TASK .. key, 'state', 'facts', 'line', 'origin') end
-  local attempt, seq, phase, owner, feeds = string.match(f[1] or '', '^(%d+) (%d+) (%a) (%S*) (%S*)$')
-  local max, account, reuse = string.match(f[2] or '', '^(%d+) (%S*) (%S*)$')
-  if not (attempt and max and f[3]) then return nil end
+  if #key ~= 26 or string.find(key, '[^A-Z2-7]') then return nil end
+  local f  -- pcall: a stranger's key may be of another type
+  if whole then f = redis.pcall('HMGET', TASK .. key, 'state', 'facts', 'line', 'origin', 'description', 'params')
+  else f = redis.pcall('HMGET', TASK .. key, 'state', 'facts', 'line', 'origin') end
+  if f.err then return nil end
+  local attempt, seq, phase, owner, feeds = string.match(f[1] or '', '^(%d+) (%d+) ([wre]) (%S*) (%S*)$')
+  local max, account, reuse = string.match(f[2] or '', '^(%d+) ([%w_-]*) ([%w_-]*)$')
+  if not (attempt and max and f[3] and f[4]) or #attempt > 9 or #seq > 9 or #max > 9 then return nil end
+  if whole and not (f[5] and f[6]) then return nil end
   known[key] = {key = key, attempt = attempt, seq = seq, phase = phase, final = phase == 'e', owner = owner, feeds = feeds,
     max = max, account = account, reuse = reuse, line = f[3], queue = f[4], name = f[5], params = f[6]}
   return known[key]
 end
 
+-- Adds a server to those that follow the task; one that has died since its last line goes.
 local function add_feed(task, feed)
-  if feed ~= '' and not string.find(',' .. task.feeds .. ',', ',' .. feed .. ',', 1, true) then
-    task.feeds = task.feeds == '' and feed or task.feeds .. ',' .. feed
-    save(task)
+  if feed == '' or string.find(',' .. task.feeds .. ',', ',' .. feed .. ',', 1, true) then return end
+  local feeds = {}
+  for other in string.gmatch(task.feeds, '[^,]+') do
+    if redis.call('PUBSUB', 'NUMSUB', FEED .. other)[2] > 0 then table.insert(feeds, other) end
   end
+  table.insert(feeds, feed)
+  task.feeds = table.concat(feeds, ',')
+  save(task)
 end
 
 -- Stores a line as the task's newest and announces it.
@@ -128,6 +208,8 @@ local function finish(task, kind, line, life, bytes, rq_date, with_rq, exc_info)
   set_phase(task, 'e')
   task.seq, task.line, task.final = task.seq + 1, line, true
   unsaved[key] = nil
+  announce(task, true)
+  task.feeds = ''  -- nobody follows what is over
   if with_rq then
     save(task, 'line', line, 'status', ok and 'finished' or 'failed', 'ended_at', rq_date)
     if exc_info ~= '' then redis.call('HSET', TASK .. key, 'exc_info', exc_info) end
@@ -136,7 +218,6 @@ local function finish(task, kind, line, life, bytes, rq_date, with_rq, exc_info)
   else
     save(task, 'line', line)
   end
-  announce(task, true)
   if task.owner ~= '' then later('SREM', WORKER .. task.owner .. ':tasks', key) end
   if bytes >= 0 then
     redis.call('HSET', TASK .. key, 'bytes', bytes)
@@ -145,7 +226,7 @@ local function finish(task, kind, line, life, bytes, rq_date, with_rq, exc_info)
   else
     redis.call('EXPIRE', TASK .. key, life)
   end
-  if task.reuse ~= '' and redis.call('GET', REUSE .. task.reuse) == key then
+  if task.reuse ~= '' and redis.pcall('GET', REUSE .. task.reuse) == key then
     if ok then redis.call('EXPIRE', REUSE .. task.reuse, life) else redis.call('DEL', REUSE .. task.reuse) end
   end
 end
@@ -160,7 +241,7 @@ local function requeue(task, uncount)
   set_phase(task, 'w')
   save(task, 'status', 'queued')
   redis.call('PERSIST', TASK .. key)
-  redis.call('LPUSH', RQ_QUEUE .. task.queue, key)
+  redis.call('LPUSH', list_for(task.queue, task.account), key)
 end
 
 -- Gives a queued task to a worker: its attempt is counted from here. What follows are more fields and their values.

@@ -6,4 +6,5 @@ if not task or task.final or task.owner ~= '' then return {} end
 redis.call('ZADD', WORKERS, unix_time() + tonumber(ARGV[3]), ARGV[2])
 take(task, ARGV[2])
 commit()
+leave_lane(task.queue, task.account)  -- RQ's worker has popped it, and knows nothing of lanes
 return {task.attempt, task.name, task.params, task.line}

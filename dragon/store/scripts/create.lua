@@ -68,7 +68,7 @@ local function create(i, account, feed)
     queued[account] = (queued[account] or 0) + 1
     if reuse ~= '' then redis.call('SET', REUSE .. reuse, key) end
     if not queues[queue] then later('SADD', RQ_QUEUES, RQ_QUEUE .. queue); queues[queue] = true end
-    later('RPUSH', RQ_QUEUE .. queue, key)
+    later('RPUSH', list_for(queue, account), key)
   end
 end
 

@@ -6,7 +6,8 @@ for _, key in ipairs(ARGV) do
   local task = read(key)
   if redis.call('ZREM', EXPIRIES, key) == 1 and task then
     redis.call('HINCRBY', ACCOUNT .. task.account, 'bytes', -tonumber(redis.call('HGET', TASK .. key, 'bytes') or 0))
-    if task.reuse ~= '' and redis.call('GET', REUSE .. task.reuse) == key then redis.call('DEL', REUSE .. task.reuse) end
+    if task.reuse ~= '' and redis.pcall('GET', REUSE .. task.reuse) == key then redis.call('DEL', REUSE .. task.reuse) end
+    redis.call('ZREM', RQ_FINISHED .. task.queue, key)  -- RQ's own worker has listed it for longer
     redis.call('DEL', TASK .. key)
     count = count + 1
   end

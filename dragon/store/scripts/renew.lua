@@ -8,6 +8,9 @@ if redis.call('EXISTS', RQ_WORKER .. worker) == 1 then
   redis.call('HSET', RQ_WORKER .. worker, 'last_heartbeat', ARGV[3], 'state', ARGV[4])
   redis.call('EXPIRE', RQ_WORKER .. worker, 480)
 end
+for queue in string.gmatch(redis.call('HGET', WORKER .. worker, 'queues') or '', '[^,]+') do
+  promote(queue)  -- RQ's own commands and workers may have emptied its list
+end
 local answer = redis.call('SMEMBERS', WORKER .. worker .. ':tasks')
 table.insert(answer, 1, '1')
 return answer

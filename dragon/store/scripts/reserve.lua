@@ -34,7 +34,7 @@ end
 -- What is no task of dragon's never runs; what is over (somebody used `rq requeue`) stays as it ended; RQ is told both.
 -- What somebody has already stands in the queue twice: once is enough.
 local function drop(queue, key, task)
-  if not (task and not task.final) and redis.call('EXISTS', TASK .. key) == 1 then
+  if not (task and not task.final) and redis.call('TYPE', TASK .. key).ok == 'hash' then
     local life = redis.call('TTL', TASK .. key)
     redis.call('HSET', TASK .. key, 'status', 'failed')
     redis.call('ZADD', RQ_FAILED .. queue, unix_time() + (life > 0 and life or 86400), key)
@@ -49,24 +49,31 @@ local function reserve(queue, task)
   give(task.key, task.attempt, task.name, task.params, task.line)
 end
 
+-- The task that a key in a queue's list stands for, and whether it may be taken. One of another queue is none: it is not
+-- ours to change.
+local function look_at(queue, key)
+  local task = read(key, true)
+  if task and task.queue ~= queue then task = nil end
+  return task, task and not task.final and task.owner == ''
+end
+
 local WINDOW, MOST = 64, 256  -- how far to look past tasks that have no place now; tasks a call (others wait meanwhile)
 
--- Looks at the queue from its head. What is taken without a gap is removed in one step, what lies behind a gap one by one.
-local function take_from(queue)
+-- Takes from the list's head. What is taken without a gap is removed in one step, what lies behind a gap one by one.
+local function take_from(queue, list)
   local head, skipped, at = 0, 0, 0
   while skipped < WINDOW and #answer < 5 * MOST do
-    local keys = redis.call('LRANGE', RQ_QUEUE .. queue, at, at + WINDOW - 1)
-    if #keys == 0 then break end
+    local keys = redis.pcall('LRANGE', list, at, at + WINDOW - 1)
+    if keys.err or #keys == 0 then break end  -- a stranger's key of another type: the other queues go on
     local removed = 0
     for _, key in ipairs(keys) do
-      local task = read(key, true)
-      local is_free = task and not task.final and task.owner == ''
+      local task, is_free = look_at(queue, key)
       if is_free and not has_place(task.name) then
         skipped = skipped + 1
         answer[2] = '1'
         if (places.a == 0 and places.s == 0) or skipped == WINDOW then return head end
       else
-        if skipped == 0 then head = head + 1 else redis.call('LREM', RQ_QUEUE .. queue, 1, key); removed = removed + 1 end
+        if skipped == 0 then head = head + 1 else redis.call('LREM', list, 1, key); removed = removed + 1 end
         if is_free then reserve(queue, task) else drop(queue, key, task) end
         if #answer >= 5 * MOST then return head end
       end
@@ -76,9 +83,57 @@ local function take_from(queue)
   return head
 end
 
+-- Takes one task of a lane, the first that has a place; false when there is none. `passed`: how many had none before.
+local function take_one(queue, list, passed)
+  while passed[list] < WINDOW do
+    local key = redis.pcall('LINDEX', list, passed[list])
+    if not key or key.err then return false end
+    local task, is_free = look_at(queue, key)
+    if is_free and not has_place(task.name) then
+      passed[list] = passed[list] + 1
+      answer[2] = '1'
+    else
+      if passed[list] == 0 then redis.call('LPOP', list) else redis.call('LREM', list, 1, key) end
+      if is_free then reserve(queue, task); return true end
+      drop(queue, key, task)
+    end
+  end
+  return false
+end
+
+-- Several accounts wait: one task of each in turns. The next call goes on where this one stops, and those that had
+-- nothing with a place keep their turn.
+local function take_in_turns(queue)
+  local turns, own = TURNS .. queue, redis.call('GET', LANE .. queue)
+  local passed, kept = {}, {}
+  while #answer < 5 * MOST and #kept < WINDOW and (places.s > 0 or places.a > 0 or ahead.s > 0 or ahead.a > 0) do
+    local account = redis.call('LPOP', turns)
+    if not account then break end
+    local list = account == own and RQ_QUEUE .. queue or lane_of(queue, account)
+    passed[list] = passed[list] or 0
+    local taken = take_one(queue, list, passed)
+    if redis.call('EXISTS', list) == 0 then
+      if account ~= own then redis.call('SREM', RQ_QUEUES, list) end
+    elseif taken then
+      redis.call('RPUSH', turns, account)
+    else
+      kept[#kept + 1] = account
+    end
+  end
+  for i = #kept, 1, -1 do redis.call('LPUSH', turns, kept[i]) end
+  promote(queue)
+end
+
 for q = 8, 7 + tonumber(ARGV[7]) do
-  local head = take_from(ARGV[q])
-  if head > 0 then redis.call('LPOP', RQ_QUEUE .. ARGV[q], head) end
+  local queue = ARGV[q]
+  if redis.call('EXISTS', RQ_QUEUE .. queue) == 1 then
+    if redis.call('EXISTS', TURNS .. queue) == 1 then
+      take_in_turns(queue)
+    else
+      local head = take_from(queue, RQ_QUEUE .. queue)
+      if head > 0 then redis.call('LPOP', RQ_QUEUE .. queue, head) end
+    end
+  end
 end
 commit()
 return answer

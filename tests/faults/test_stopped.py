@@ -1,0 +1,119 @@
+"""Workers and executors that are stopped (SIGSTOP) and go on later: what was decided meanwhile stays decided."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dragon.processes import children_of
+from tests.auditing import assert_sound
+from tests.figures import FULL, note, scale
+from tests.following import follow
+from tests.system import Client, Process, System, eventually
+
+OwnSystem = Callable[..., System]
+
+
+def family(pid: int) -> list[int]:
+    """A process and all below it."""
+    return [pid, *(found for child in children_of(pid) for found in family(child))]
+
+
+def send(number: int, pids: Iterable[int]) -> None:
+    for pid in pids:
+        os.kill(pid, number)
+
+
+def is_stopped(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
+def worker_id(process: Process) -> str:
+    """As the worker has printed it."""
+    return process.output.partition("dragon worker ")[2].split(" ")[0]
+
+
+async def _busy_worker(system: System, client: Client, gate: Path) -> tuple[Process, list[str]]:
+    """A worker and the tasks that it is at: two that wait for the gate and then write an output file."""
+    worker = await asyncio.to_thread(system.start_worker, "--executors", "2")
+    made = await client.create(*[{"task_name": "test.gated_file", "gate": str(gate), "text": "right"}] * 2)
+    keys = [status["key"] for status in made]
+    for key in keys:
+        await client.wait_for_status(key, "executing")
+    return worker, keys
+
+
+@pytest.mark.timeout(120)
+async def test_a_worker_that_was_stopped_changes_nothing_when_it_goes_on(own_system: OwnSystem, tmp_path: Path) -> None:
+    pause = scale(30, 3)
+    system = own_system(**({} if FULL else {"worker__lease": 2, "worker__heartbeat": 0.3}))
+    system.start_server()
+    async with system.client() as client:
+        gate = tmp_path / "gate"
+        alone, of_alone = await _busy_worker(system, client, gate)  # its executors will finish while it is stopped
+        whole, of_whole = await _busy_worker(system, client, gate)
+        stopped = [alone.pid, *family(whole.pid)]
+        send(signal.SIGSTOP, stopped)
+        began = time.monotonic()
+        await eventually(lambda: all(is_stopped(pid) for pid in stopped))
+        gate.touch()
+        keys = of_alone + of_whole
+        stream = asyncio.create_task(follow(client, "/v1/status_stream", keys))
+        await asyncio.to_thread(system.start_worker, "--executors", "2")
+        decided = await client.status(*keys, block=True, details=True)
+        assert {status["status"] for status in decided} == {"success"}
+        assert all(status["attempt"] > 1 for status in decided)
+        await asyncio.sleep(max(0.0, began + pause - time.monotonic()))
+        send(signal.SIGCONT, stopped)
+        for worker in (alone, whole):
+            await asyncio.to_thread(worker.wait_for, "its tasks are others' now")
+        await _assert_unchanged(client, decided)
+        (await stream).assert_ended()
+        for worker in (alone, whole):
+            scratch = system.config.scratch_dir / worker_id(worker)
+            await eventually(lambda scratch=scratch: [path.name for path in scratch.iterdir()] == [".lock"])
+        files = system.config.data_dir / "files"
+        won = {(status["key"], str(status["attempt"]), "output.txt") for status in decided}
+        await eventually(lambda: {path.parts[-3:] for path in files.rglob("*.*")} == won)
+        assert (await client.run("hello"))["status"] == "success"
+    await assert_sound(system.config)
+    note("6", f"{pause} s, the worker alone and with its executors, 4 tasks", "no final status changed, no file left")
+
+
+async def _assert_unchanged(client: Client, decided: list[dict[str, Any]]) -> None:
+    """For as long as what was late might take to be written."""
+    ends = time.monotonic() + scale(10, 1)
+    keys = [status["key"] for status in decided]
+    while time.monotonic() < ends:
+        now = await client.status(*keys, details=True)
+        assert [_lasting(status) for status in now] == [_lasting(status) for status in decided]
+        for status in now:
+            async with client.session.get(status["result"]["output"]) as response:
+                assert (response.status, await response.text()) == (200, "right")
+        await asyncio.sleep(0.05)
+
+
+def _lasting(status: dict[str, Any]) -> dict[str, Any]:
+    """Without the time that it will be kept, which is computed from what is left."""
+    return {name: value for name, value in status.items() if name != "expires"}
+
+
+async def test_a_stopped_executor_costs_its_task_and_nothing_else(system: System, client: Client) -> None:
+    status = (await client.create({"task_name": "test.never_ends"}))[0]
+    await client.wait_for_status(status["key"], "executing")
+    worker = system.processes[1]
+    executors = [pid for fork_server in children_of(worker.pid) for pid in children_of(fork_server)]
+    send(signal.SIGSTOP, executors)  # whichever has it; those without a task go on
+    await eventually(lambda: all(is_stopped(pid) for pid in executors))
+    final = await client.wait_for_status(status["key"], "error")
+    assert final["result"] == "the task took longer than its 1 s"
+    send(signal.SIGCONT, (pid for pid in executors if Path(f"/proc/{pid}").exists()))
+    assert (await client.run("hello"))["status"] == "success"
+    assert (await client.status(status["key"]))[0] == final
