@@ -330,4 +330,4 @@ def test_a_pace_is_late_when_a_goal_is_not_reached_in_time_and_each_goal_has_its
 def test_patience_is_a_rate_over_a_time() -> None:
     assert Patience(20, 50).least == 1000
     assert Patience(0.5, 0.1).least == 1
-    assert Patience(20, 50).interval == 2.5
+    assert Patience(20, 50).interval == 1.25
