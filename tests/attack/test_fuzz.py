@@ -110,7 +110,7 @@ def prepared(system: System, wire: Wire) -> Arena:
         place = heard.headers.get("location", "")
         return place if place.startswith("/files/") else ""
 
-    picture = wait_until(location, 20, "a picture")
+    picture = wait_until(location, 60, "a picture")
     return Arena(system, wire, catalogue, picture, picture.split("/")[2], seeded())
 
 

@@ -385,7 +385,8 @@ def house() -> Iterator[House]:
         with EmbeddedRedis(find_server(Config()), folder / "redis", folder / "sock", durable=False) as embedded:
             accounts = folder / "accounts.toml"
             write_accounts(accounts, TENANTS)
-            system = System(test_config(folder, embedded.url, accounts=accounts, server__file_wait=0.005))
+            config = test_config(folder, embedded.url, accounts=accounts, server__file_wait=0.005, redis__timeout=20.0)
+            system = System(config)
             try:
                 server = system.start_server()
                 write_accounts(accounts, KEPT)  # as `dragon account revoke` does, under a running server
