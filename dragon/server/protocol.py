@@ -33,7 +33,7 @@ _TEXTS: dict[type[Exception], tuple[str, str, str]] = {
 _VERSIONS = frozenset({HttpVersion10, HttpVersion11})
 _NOT_HTTP = ("request", "header", "this is not a valid HTTP/1.1 request")
 
-REFUSAL_WAIT = 1.0  # seconds that a connection too many has for its request, to be answered, and to be gone
+REFUSAL_WAIT = 3.0  # seconds that a connection too many has for its request, to be answered, and to be gone
 MOST_REFUSALS = 64  # such connections at once; more are not waited for
 LOOKS = 100  # connections that are looked at before others get their turn
 
