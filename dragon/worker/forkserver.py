@@ -16,6 +16,7 @@ import select
 import signal
 import socket
 import sys
+import time
 import traceback
 from typing import Any
 
@@ -35,6 +36,8 @@ from dragon.processes import (
 from dragon.task import Limits, load_tasks, preload
 from dragon.worker import executor
 from dragon.worker.bounds import Bounds
+
+COUNT_PAUSE = 4  # times as long as the last count of processes took, until the next one
 
 
 def main(descriptor: int, setup: dict[str, Any]) -> None:
@@ -76,6 +79,7 @@ class _ForkServer:
         self._setup = setup
         self._executors: set[int] = set()
         self._grown: set[int] = set()  # executors that were killed because they had too many processes
+        self._next_count = 0.0  # monotonic seconds: no look at all processes before
         self._newest = 0  # process of the machine when they were counted last
 
     def run(self) -> None:
@@ -132,11 +136,15 @@ class _ForkServer:
             os._exit(status)
 
     def _count_processes(self) -> None:
+        began = time.monotonic()
         most, newest = self._setup.bounds.processes, newest_process()
-        if not most or (newest and newest == self._newest):
+        if not most or began < self._next_count or (newest and newest == self._newest):
             return  # nothing new runs on this machine: the cheap answer, on most of them most of the time
         self._newest = newest
         all_families = families()
+        # On a machine with thousands of processes a look takes long: orders to count must not gather in front of
+        # those to fork.
+        self._next_count = time.monotonic() + COUNT_PAUSE * (time.monotonic() - began)
         for pid in self._executors - self._grown:
             if len(below(pid, all_families)) > most:
                 self._grown.add(pid)

@@ -409,7 +409,7 @@ class _ForkedForkServer:
         if self.pid == 0:
             _become_fork_server(int(command[3]), orjson.loads(command[4]), pass_fds, env)
 
-    def wait(self, timeout: float) -> int:
+    def wait(self, timeout: float = 60) -> int:
         ends = time.monotonic() + timeout
         while time.monotonic() < ends:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
