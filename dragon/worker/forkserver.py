@@ -16,6 +16,7 @@ import select
 import signal
 import socket
 import sys
+import time
 import traceback
 from typing import Any
 
@@ -70,6 +71,10 @@ def _tell(control: socket.socket, message: dict[str, Any]) -> None:
         control.sendall(orjson.dumps(message) + b"\n")
 
 
+#: Times that a count has taken, until the next: where a machine has many processes it takes 10 us for each of them.
+REST = 20
+
+
 class _ForkServer:
     def __init__(self, control: socket.socket, setup: executor.Setup) -> None:
         self._control = control
@@ -77,6 +82,7 @@ class _ForkServer:
         self._executors: set[int] = set()
         self._grown: set[int] = set()  # executors that were killed because they had too many processes
         self._newest = 0  # process of the machine when they were counted last
+        self._rests_until = 0.0  # monotonic seconds
 
     def run(self) -> None:
         wake_read, wake_write = socket.socketpair()
@@ -132,8 +138,9 @@ class _ForkServer:
             os._exit(status)
 
     def _count_processes(self) -> None:
+        began = time.monotonic()
         most, newest = self._setup.bounds.processes, newest_process()
-        if not most or (newest and newest == self._newest):
+        if not most or began < self._rests_until or (newest and newest == self._newest):
             return  # nothing new runs on this machine: the cheap answer, on most of them most of the time
         self._newest = newest
         all_families = families()
@@ -142,28 +149,40 @@ class _ForkServer:
                 self._grown.add(pid)
                 _tell(self._control, {"grown": pid})
                 kill_group(pid)  # all of its group at once; the rest comes here as orphans when it has gone
+        self._rests_until = began + REST * (time.monotonic() - began)
 
     def _reap(self) -> None:
         """Ends what dead executors have left, which is this process's own now, and says which of them have ended."""
         reaped = False
         ended = []
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                break
-            if pid == 0:
-                break
+        while (child := self._next_ended()) is not None:
+            pid, status = child
             reaped = True
             if pid in self._executors:
                 self._executors.discard(pid)
-                kill_group(pid)
                 ended.append({"ended": pid, "status": status})
                 self._grown.discard(pid)
         if reaped and not end_below(os.getpid(), spared=self._executors):
             print("fork server: processes of a task outlast being killed", file=sys.stderr)
         for message in ended:  # after that: the worker removes their scratch folders now
             _tell(self._control, message)
+
+    def _next_ended(self) -> tuple[int, int] | None:
+        """A child that has ended, and its wait status. What is left of an executor's process group is killed."""
+        try:
+            if sys.platform != "linux":
+                pid, status = os.waitpid(-1, os.WNOHANG)
+                if pid in self._executors:
+                    kill_group(pid)
+                return (pid, status) if pid else None
+            child = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if child is None:
+                return None
+            if child.si_pid in self._executors:
+                kill_group(child.si_pid)  # before it is reaped: until then its number is nobody else's
+            return os.waitpid(child.si_pid, 0)
+        except ChildProcessError:
+            return None
 
     def _kill_all(self) -> None:
         for pid in self._executors:
