@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import mmap
 import os
 import re
 import signal
@@ -363,17 +362,19 @@ def fill(ctx: Context, size: int) -> int:
 def bomb(ctx: Context, how: str = "fork", most: int = 2000) -> None:
     """Start processes that start processes, `most` of them if nobody stops it; `session`: each in a session of its own;
     `double`: each an orphan in one, too."""
-    count = mmap.mmap(-1, 8)  # shared by all of them
+    taken, given = os.pipe()
+    os.write(given, b"." * most)  # each takes one of them, so that there are never more
+    os.set_blocking(taken, False)
     while True:
-        if int.from_bytes(count[:8], "little") >= most:
+        try:
+            os.read(taken, 1)
+        except BlockingIOError:
             time.sleep(600)
         if how == "wide":
             subprocess.Popen(["sleep", "600"])
             child = os.getpid()
         else:
             child = os.fork()
-        if child == 0 or how == "wide":
-            count[:8] = (int.from_bytes(count[:8], "little") + 1).to_bytes(8, "little")
         if child == 0 and how != "fork":
             os.setsid()
             if how == "double" and os.fork() > 0:
