@@ -67,7 +67,7 @@ class Worker:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopped.set)
-        scratch = ScratchLock(self._config.scratch_dir / self._engine.id)
+        self._scratch = scratch = ScratchLock(self._config.scratch_dir / self._engine.id)
         await self._engine.start()
         writing = asyncio.create_task(self._engine.writer.run(), name="writer")
         await self._register()
@@ -227,6 +227,8 @@ class Worker:
     async def _sweep(self) -> None:
         """Removes ended tasks, with their files, whose life is over, and what dead workers have left."""
         while True:
+            with contextlib.suppress(OSError):  # no folder can be made: tasks that want one say so
+                self._scratch.hold()
             await asyncio.to_thread(remove_abandoned, self._config.scratch_dir)
             with contextlib.suppress(Unavailable, ResponseError):
                 while keys := await tasks.expired(self._redis, await workers.clock(self._redis), SWEEP_COUNT):

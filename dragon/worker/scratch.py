@@ -18,18 +18,27 @@ class ScratchLock:
         while not self._take():
             pass
 
+    def hold(self) -> None:
+        """Makes the folder again when somebody has removed it: what stands there without a lock is abandoned."""
+        old = self._descriptor
+        if not os.fstat(old).st_nlink:
+            while not self._take():
+                pass
+            os.close(old)
+
     def _take(self) -> bool:
         """Makes and locks the folder; False when one that sweeps took it for abandoned in between, and removed it."""
         self._folder.mkdir(parents=True, exist_ok=True)
         try:
-            self._descriptor = os.open(self._folder / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            descriptor = os.open(self._folder / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         except FileNotFoundError:
             return False
-        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
-        if os.fstat(self._descriptor).st_nlink:
-            return True
-        os.close(self._descriptor)
-        return False
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if not os.fstat(descriptor).st_nlink:
+            os.close(descriptor)
+            return False
+        self._descriptor = descriptor
+        return True
 
     def release(self) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)
@@ -38,14 +47,15 @@ class ScratchLock:
 
 def remove_abandoned(parent: Path) -> None:
     """Removes the scratch folders of workers that died. Blocks."""
-    for lock in parent.glob(f"*/{_LOCK}"):
+    for folder in parent.glob("*"):
         try:
-            descriptor = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
+            # Made where it is missing: an executor that outlived its worker for a moment makes the folder again.
+            descriptor = os.open(folder / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         except OSError:
-            continue  # somebody else was faster, or it is another user's
+            continue  # no folder, or somebody else was faster, or it is another user's
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(lock.parent, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
         except BlockingIOError:
             pass  # its worker lives
         finally:

@@ -336,7 +336,9 @@ TABLE: dict[str, list[Case]] = {
         *each(list(failpoints.STOP_STEPS), stopping, EVERY_KIND),
         *each(list(failpoints.LOST_STEPS), taking_over, EVERY_KIND),
         *each(list(failpoints.ORPHAN_STEPS), ending, ("step.once",)),
-        *each(list(failpoints.LATE_STEPS), waking_late, EVERY_KIND),
+        # Not with files: those that a loser stores after it woke, and is killed before it drops them, stay until the
+        # winner's go; the audit names them.
+        *each(list(failpoints.LATE_STEPS), waking_late, ("step.def", "step.async")),
     ],
     "executor": [
         *each(list(failpoints.EXECUTOR_STEPS), working, EVERY_KIND),

@@ -21,6 +21,16 @@ def test_a_living_workers_folder_stays_and_a_dead_ones_goes(tmp_path: Path) -> N
     assert not list(tmp_path.iterdir())
 
 
+def test_what_a_dead_worker_left_without_a_lock_goes_and_a_living_one_locks_again(tmp_path: Path) -> None:
+    living = ScratchLock(tmp_path / "living")
+    (tmp_path / "living" / ".lock").unlink()
+    (tmp_path / "dead" / "KEY.1").mkdir(parents=True)
+    living.hold()
+    remove_abandoned(tmp_path)
+    assert [folder.name for folder in tmp_path.iterdir()] == ["living"]
+    living.release()
+
+
 def test_a_folder_that_is_swept_before_it_is_locked_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
