@@ -58,7 +58,7 @@ class WorkerConfig(_Section):
     concurrency: int = Field(100, ge=0, le=100_000)
     heartbeat: float = Field(1.0, gt=0)
     lease: float = Field(5.0, gt=0)
-    stop_grace: float = Field(8.0, ge=0)
+    stop_grace: float = Field(6.0, ge=0)
     ahead: float = Field(0.05, ge=0)
 
 

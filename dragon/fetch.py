@@ -39,6 +39,7 @@ DOWNLOADS_AT_ONCE = 256  # they are file descriptors of the process that all the
 LOOKUPS_AT_ONCE = 16  # threads
 SHOWN = 500  # characters of a URL in a message
 URL_LIMIT = 8192  # characters
+INTERIM_ANSWERS = 10  # before the one that counts
 
 _MODE = 0o400  # read-only: several tasks may hold the same file
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -285,6 +286,7 @@ class Fetcher:
         )
         return aiohttp.ClientSession(
             connector=connector,
+            response_class=_Response,
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,  # a proxy would connect where we cannot look
             read_bufsize=CHUNK,
@@ -335,6 +337,25 @@ class Fetcher:
                 return "the server's answer is incomplete or damaged"
             case _:
                 return "the connection to the server broke off"
+
+
+class _Response(aiohttp.ClientResponse):
+    """An answer with few interim ones (`100 Continue`) before it: aiohttp reads any number of them, without a pause."""
+
+    async def start(self, connection: Any) -> aiohttp.ClientResponse:
+        protocol, read = connection.protocol, connection.protocol.read
+        left = iter(range(INTERIM_ANSWERS + 1))
+
+        async def read_few() -> Any:
+            if next(left, None) is None:
+                raise aiohttp.ClientResponseError(self.request_info, (), message="too many interim answers")
+            return await read()
+
+        protocol.read = read_few
+        try:
+            return await super().start(connection)
+        finally:
+            del protocol.read
 
 
 class _Pace:

@@ -16,6 +16,8 @@ FIRST_PAUSE, LONGEST_PAUSE, LONG_LIFE = 0.5, 30.0, 30.0
 
 _KILLING_LOOKS = 1000  # at what does not die of a kill, asleep in the kernel
 
+_BORN = 19  # where /proc/PID/stat has it, behind the name
+
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
 _PR_SET_CHILD_SUBREAPER = 36
@@ -98,21 +100,26 @@ def kill_group(leader: int) -> None:
     kill(leader)
 
 
-def families() -> dict[int, list[int]]:
+#: Processes by their numbers, with the moment when each began: numbers are given again, moments are not.
+Family = dict[int, int]
+
+
+def families() -> dict[int, Family]:
     """The children of every process that has some (Linux; elsewhere nothing)."""
-    found: dict[int, list[int]] = {}
-    for pid, parent, _ in _processes():
-        found.setdefault(parent, []).append(pid)
+    found: dict[int, Family] = {}
+    for pid, parent, _, born in _processes():
+        found.setdefault(parent, {})[pid] = born
     return found
 
 
-def below(ancestor: int, children: Mapping[int, list[int]], spared: Collection[int] = ()) -> set[int]:
+def below(ancestor: int, children: Mapping[int, Family], spared: Collection[int] = ()) -> Family:
     """All that `families` has below a process, of any generation, but for the spared ones and what is below those."""
-    found: set[int] = set()
+    found: Family = {}
     waiting = [ancestor]
     while waiting:
-        born = [pid for pid in children.get(waiting.pop(), ()) if pid not in spared and pid not in found]
-        found.update(born)
+        family = children.get(waiting.pop(), {})
+        born = {pid: moment for pid, moment in family.items() if pid not in spared and pid not in found}
+        found |= born
         waiting += born
     return found
 
@@ -120,22 +127,35 @@ def below(ancestor: int, children: Mapping[int, list[int]], spared: Collection[i
 def end_below(ancestor: int, spared: Collection[int] = ()) -> bool:
     """Kills all that `below` finds, look by look until a look finds nobody who lives; False when they outlast it.
 
-    They cannot hide: their process groups are killed as one, and orphans stay below a subreaper.
+    They cannot hide: orphans stay below a subreaper.
     """
     for look in range(_KILLING_LOOKS):
-        living = [pid for pid in below(ancestor, families(), spared) if _is_alive(pid)]
+        living = [pid for pid, born in below(ancestor, families(), spared).items() if _kill_same(pid, born)]
         if not living:
             return True
-        for pid in living:
-            kill_group(pid)
         if look:
             time.sleep(0.001)  # the killed need a moment to go
     return False
 
 
+def _kill_same(pid: int, born: int) -> bool:
+    """Kills a process that has been seen, and no other that has its number by now; whether it was alive."""
+    with contextlib.suppress(OSError):
+        handle = os.pidfd_open(pid)
+        try:
+            fields = _fields(pid)
+            if fields[0] in (b"Z", b"X") or int(fields[_BORN]) != born:
+                return False
+            signal.pidfd_send_signal(handle, signal.SIGKILL)
+            return True
+        finally:
+            os.close(handle)
+    return False
+
+
 def kill_session(leader: int) -> None:
     """Kills what a dead session leader has left running."""
-    for pid, _, session in _processes():
+    for pid, _, session, _ in _processes():
         if session == leader:
             kill(pid)
 
@@ -153,7 +173,7 @@ def kill_descendants() -> None:
 
 def children_of(parent: int) -> list[int]:
     """The children of a process (Linux; elsewhere nothing)."""
-    return [pid for pid, found, _ in _processes() if found == parent]
+    return list(families().get(parent, ()))
 
 
 def newest_process() -> int:
@@ -163,21 +183,15 @@ def newest_process() -> int:
     return 0
 
 
-def _is_alive(pid: int) -> bool:
-    with contextlib.suppress(OSError):
-        return _fields(pid)[0] not in (b"Z", b"X")
-    return False
-
-
-def _processes() -> Iterator[tuple[int, int, int]]:
-    """Every process: its number, its parent's, its session's (Linux; elsewhere nothing)."""
+def _processes() -> Iterator[tuple[int, int, int, int]]:
+    """Every process: its number, its parent's, its session's, when it began (Linux; elsewhere nothing)."""
     if sys.platform != "linux":
         return
     for name in os.listdir("/proc"):  # noqa: PTH208 - a look at all processes is to be quick: 8 us each, pathlib takes 35
         if name.isdigit():
             with contextlib.suppress(OSError):
                 fields = _fields(int(name))
-                yield int(name), int(fields[1]), int(fields[3])
+                yield int(name), int(fields[1]), int(fields[3]), int(fields[_BORN])
 
 
 def _fields(pid: int) -> list[bytes]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import mmap
 import os
 import re
 import signal
@@ -288,12 +287,12 @@ async def async_mark(ctx: AsyncContext, path: str, seconds: float = 0.0, reports
 
 
 @task("test.gated_file", timeout=120, max_attempts=10)
-def gated_file(ctx: Context, gate: str, text: str = "text") -> OneFile:
-    """Wait until a file is there, then write an output file."""
-    while not Path(gate).exists():
+def gated_file(ctx: Context, gate: str) -> OneFile:
+    """Wait until GATE.1 is there, GATE.2 in later attempts, and write the attempt into an output file."""
+    while not Path(f"{gate}.{min(ctx.attempt, 2)}").exists():
         time.sleep(0.01)
     output = ctx.output_file("output", ".txt")
-    output.path.write_text(text)
+    output.path.write_text(f"attempt {ctx.attempt}")
     return OneFile(output)
 
 
@@ -363,17 +362,19 @@ def fill(ctx: Context, size: int) -> int:
 def bomb(ctx: Context, how: str = "fork", most: int = 2000) -> None:
     """Start processes that start processes, `most` of them if nobody stops it; `session`: each in a session of its own;
     `double`: each an orphan in one, too."""
-    count = mmap.mmap(-1, 8)  # shared by all of them
+    taken, given = os.pipe()
+    os.write(given, b"." * most)  # each takes one of them, so that there are never more
+    os.set_blocking(taken, False)
     while True:
-        if int.from_bytes(count[:8], "little") >= most:
+        try:
+            os.read(taken, 1)
+        except BlockingIOError:
             time.sleep(600)
         if how == "wide":
             subprocess.Popen(["sleep", "600"])
             child = os.getpid()
         else:
             child = os.fork()
-        if child == 0 or how == "wide":
-            count[:8] = (int.from_bytes(count[:8], "little") + 1).to_bytes(8, "little")
         if child == 0 and how != "fork":
             os.setsid()
             if how == "double" and os.fork() > 0:
@@ -429,8 +430,8 @@ def pid(ctx: Context) -> int:
 
 
 @task("test.flood", timeout=600)
-def flood(ctx: Context, seconds: float, size: int = 1000) -> None:
-    """Report progress of so many bytes fifty times a second."""
-    for number in range(round(50 * seconds)):
-        time.sleep(0.02)
+def flood(ctx: Context, seconds: float, size: int = 20_000) -> None:
+    """Report progress of so many bytes twice a second."""
+    for number in range(round(2 * seconds)):
+        time.sleep(0.5)
         ctx.progress({"number": number, "padding": "x" * size})

@@ -131,7 +131,7 @@ class System:
             )
         process = Process(popen, log)
         self.processes.append(process)
-        process.wait_for(ready)
+        process.wait_for(ready, 60)  # on a machine that has much else to do, too
         return process
 
     def start_server(self, *arguments: str) -> Process:

@@ -30,6 +30,7 @@ PAUSE = 0.01  # seconds between two of those
 SETTLING = 0.5  # seconds
 ROUNDS = 2
 PATIENCE = 30.0  # seconds for a line
+PATIENT = {"DRAGON_SERVER__CLIENT_TIMEOUT": "600"}  # else the stuck ones would be cut after twenty seconds
 LOOKED_AT = 20  # stuck clients that read in the end, to see that they were stuck
 
 
@@ -118,7 +119,7 @@ def memory_table(found: Sequence[Found]) -> Table:
 
 async def play(place: Place, stuck_count: int) -> Found:
     place.clear()
-    async with connect(place.url) as direct, place.server() as (child, port):
+    async with connect(place.url) as direct, place.server(**PATIENT) as (child, port):
         tasks = await direct.start(TASKS)
         readers = Readers(tasks, READING)
         await readers.follow(port)

@@ -92,7 +92,7 @@ async def serve(config: Config, redis_url: str, *, reuse_port: bool = False) -> 
     runner = Runner(
         app,
         patience=patience,
-        most=app[ROOM].connections,
+        room=app[ROOM],
         tally=app[TALLY],
         access_log=None,  # aiohttp's prints querystrings, that is, keys
         handler_cancellation=True,  # else an idle stream would never learn that its client has left

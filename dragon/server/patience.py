@@ -29,8 +29,8 @@ class Patience:
 
     @property
     def interval(self) -> float:
-        """Seconds between two looks at a connection: who is too slow is cut within 1.25 times `seconds`."""
-        return self.seconds / 8
+        """Seconds between two looks at a connection: who is too slow is cut within 9/8 of `seconds`."""
+        return self.seconds / 16
 
     @property
     def leftovers(self) -> float:

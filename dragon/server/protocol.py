@@ -21,6 +21,7 @@ from aiohttp.web_protocol import PayloadAccessError, RequestHandler, RequestPayl
 from dragon.errors import BadRequest, Full, ParameterError, TooSlow
 from dragon.server.answers import error_answer, error_bytes, http_error_answer
 from dragon.server.patience import Pace, Patience, reset, taken
+from dragon.server.room import Room
 
 log = logging.getLogger("dragon.server")
 
@@ -33,8 +34,7 @@ _TEXTS: dict[type[Exception], tuple[str, str, str]] = {
 _VERSIONS = frozenset({HttpVersion10, HttpVersion11})
 _NOT_HTTP = ("request", "header", "this is not a valid HTTP/1.1 request")
 
-REFUSAL_WAIT = 1.0  # seconds that a connection too many has for its request, to be answered, and to be gone
-MOST_REFUSALS = 64  # such connections at once; more are not waited for
+REFUSAL_WAIT = 3.0  # seconds that a connection too many has for its request, to be answered, and to be gone
 LOOKS = 100  # connections that are looked at before others get their turn
 
 
@@ -174,7 +174,7 @@ class Refusal(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]
-        if len(self._server.refusals) >= MOST_REFUSALS:
+        if len(self._server.refusals) >= self._server.room.refusals:
             self._close()
             return
         self._server.refusals.add(self)
@@ -213,25 +213,23 @@ class Tally:
 class Server(web.Server):
     """Makes a `Protocol` of each connection, or a `Refusal`, and looks after the slow ones."""
 
-    def __init__(self, *args: Any, patience: Patience, most: int, tally: Tally, **kw: Any) -> None:
-        """`most` connections at once."""
+    def __init__(self, *args: Any, patience: Patience, room: Room, tally: Tally, **kw: Any) -> None:
         super().__init__(*args, **kw)
         self._patience = patience
-        self._most = most
+        self.room = room
         self._tally = tally
-        self._arriving = 0  # connections that were accepted in this turn of the loop, and are not made yet
         self.refusals: set[Refusal] = set()
-        self.refusal = error_bytes(Full(f"this server has {most} connections open, and takes no more: try again"))
+        self.refusal = error_bytes(
+            Full(f"this server has {room.connections} connections open, and takes no more: try again")
+        )
 
     def __call__(self) -> Protocol | Refusal:  # type: ignore[override]
-        if self._tally.open + self._arriving >= self._most:
+        if self._tally.open >= self.room.connections:
             self._tally.refused += 1
             return Refusal(self)
-        self._arriving += 1
         return Protocol(self, loop=self._loop, **self._kwargs)
 
     def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
-        self._arriving = max(0, self._arriving - 1)
         self._tally.open += 1
         super().connection_made(handler, transport)
 
@@ -253,7 +251,6 @@ class Server(web.Server):
 
     async def _look_at_all(self) -> None:
         cut: Counter[str] = Counter()
-        self._arriving = 0  # one that failed on its way is no reason to turn others away for ever
         for number, connection in enumerate(self.connections, 1):
             assert isinstance(connection, Protocol)
             what = ""
@@ -279,10 +276,10 @@ async def _refuse_version(request: web.BaseRequest) -> web.StreamResponse:
 class Runner(web.AppRunner):
     """Runs an application on a `Server`."""
 
-    def __init__(self, app: web.Application, *, patience: Patience, most: int, tally: Tally, **kw: Any) -> None:
+    def __init__(self, app: web.Application, *, patience: Patience, room: Room, tally: Tally, **kw: Any) -> None:
         super().__init__(app, **kw)
         self._patience = patience
-        self._most = most
+        self._room = room
         self._tally = tally
 
     async def watch(self) -> None:
@@ -303,7 +300,7 @@ class Runner(web.AppRunner):
             handler_cancellation=made.handler_cancellation,
             loop=made._loop,
             patience=self._patience,
-            most=self._most,
+            room=self._room,
             tally=self._tally,
             **made._kwargs,
         )

@@ -49,7 +49,8 @@ def apply(bounds: Bounds) -> None:
     if bounds.file_bytes:
         _set(resource.RLIMIT_FSIZE, bounds.file_bytes)  # Python ignores SIGXFSZ: writing on fails with EFBIG
     if bounds.memory_bytes:
-        # Linux counts what is private and written (docs/adr/0009); elsewhere there is only the whole address space.
+        # Linux counts what is private and may be written. The whole address space, all that other systems count, has
+        # 64 MB reserved by each thread's malloc, and libraries: a limit would have to be far above what is used.
         _set(resource.RLIMIT_DATA if sys.platform == "linux" else resource.RLIMIT_AS, bounds.memory_bytes)
 
 

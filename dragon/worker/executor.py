@@ -84,9 +84,8 @@ class _Copies:
         self.is_one = True
 
     def leave(self) -> None:
-        if self.is_one:
-            sys.stderr.flush()
-            os._exit(0)
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def serve_async(coroutine: Coroutine[Any, Any, None]) -> None:
@@ -223,6 +222,8 @@ class _SyncExecutor:
     def __init__(self, channel: socket.socket, setup: Setup) -> None:
         self._channel = channel
         self._setup = setup
+        self._limits = setup.limits
+        self._result_bytes = setup.result_bytes
         self._buffer = FrameBuffer()
         self._frames: deque[Frame] = deque()
         self._copies = _Copies()
@@ -230,23 +231,27 @@ class _SyncExecutor:
 
     def serve(self) -> None:
         self._send(Kind.READY, 0, b"")
-        while (frame := self._next(Kind.RUN)) is not None:
-            self._cpu.move()
+        while True:
+            if not self._frames:  # short tasks that were sent together share a bound
+                self._cpu.move()
+            frame = self._next(Kind.RUN)
+            if frame is None:
+                return
             self._run(Order.read(frame[1], frame[2]))
 
     def _run(self, order: Order) -> None:
-        setup = self._setup
-        context = _SyncContext(order, setup.limits, setup.result_bytes, self._send, self._fetch)
+        context = _SyncContext(order, self._limits, self._result_bytes, self._send, self._fetch)
         kind = Kind.FAILED
         try:
-            task = known_task(setup.registry, order.name)
+            task = known_task(self._setup.registry, order.name)
             value = task.function(context, **task.arguments(order.parameters))
-            payload = encode_result(task, value, setup.result_bytes)
+            payload = encode_result(task, value, self._result_bytes)
             kind = Kind.RESULT
         except BaseException as error:  # also SystemExit: a task does not end its executor
-            payload = encode_failure(error, setup.bounds)
-        self._copies.leave()
-        if not self._frames:  # short tasks that were sent together share the look for processes that they left
+            payload = encode_failure(error, self._setup.bounds)
+        if self._copies.is_one:
+            self._copies.leave()
+        if not self._frames:  # they share the look for processes that they left, too
             end_children()
         self._send(kind, order.number, payload)
 
@@ -349,7 +354,8 @@ class _AsyncExecutor:
             payload = encode_failure(error, setup.bounds)
         finally:
             self._running.pop(order.number, None)
-        self._copies.leave()
+        if self._copies.is_one:
+            self._copies.leave()
         if not self._running:  # whose they are cannot be told: they may live as long as any task here
             end_children()
         self._send(kind, order.number, payload)

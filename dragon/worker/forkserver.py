@@ -37,8 +37,6 @@ from dragon.task import Limits, load_tasks, preload
 from dragon.worker import executor
 from dragon.worker.bounds import Bounds
 
-COUNT_PAUSE = 4  # times as long as the last count of processes took, until the next one
-
 
 def main(descriptor: int, setup: dict[str, Any]) -> None:
     """Runs until the worker's end of the socket closes."""
@@ -73,14 +71,19 @@ def _tell(control: socket.socket, message: dict[str, Any]) -> None:
         control.sendall(orjson.dumps(message) + b"\n")
 
 
+#: Times that a count has taken, until the next: where a machine has many processes it takes 10 us for each of them, and
+#: orders to count must not gather in front of those to fork.
+REST = 20
+
+
 class _ForkServer:
     def __init__(self, control: socket.socket, setup: executor.Setup) -> None:
         self._control = control
         self._setup = setup
         self._executors: set[int] = set()
         self._grown: set[int] = set()  # executors that were killed because they had too many processes
-        self._next_count = 0.0  # monotonic seconds: no look at all processes before
         self._newest = 0  # process of the machine when they were counted last
+        self._rests_until = 0.0  # monotonic seconds
 
     def run(self) -> None:
         wake_read, wake_write = socket.socketpair()
@@ -138,40 +141,49 @@ class _ForkServer:
     def _count_processes(self) -> None:
         began = time.monotonic()
         most, newest = self._setup.bounds.processes, newest_process()
-        if not most or began < self._next_count or (newest and newest == self._newest):
+        if not most or began < self._rests_until or (newest and newest == self._newest):
             return  # nothing new runs on this machine: the cheap answer, on most of them most of the time
         self._newest = newest
         all_families = families()
-        # On a machine with thousands of processes a look takes long: orders to count must not gather in front of
-        # those to fork.
-        self._next_count = time.monotonic() + COUNT_PAUSE * (time.monotonic() - began)
         for pid in self._executors - self._grown:
             if len(below(pid, all_families)) > most:
                 self._grown.add(pid)
                 _tell(self._control, {"grown": pid})
                 kill_group(pid)  # all of its group at once; the rest comes here as orphans when it has gone
+        self._rests_until = began + REST * (time.monotonic() - began)
 
     def _reap(self) -> None:
         """Ends what dead executors have left, which is this process's own now, and says which of them have ended."""
         reaped = False
         ended = []
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                break
-            if pid == 0:
-                break
+        while (child := self._next_ended()) is not None:
+            pid, status = child
             reaped = True
             if pid in self._executors:
                 self._executors.discard(pid)
-                kill_group(pid)
                 ended.append({"ended": pid, "status": status})
                 self._grown.discard(pid)
         if reaped and not end_below(os.getpid(), spared=self._executors):
             print("fork server: processes of a task outlast being killed", file=sys.stderr)
         for message in ended:  # after that: the worker removes their scratch folders now
             _tell(self._control, message)
+
+    def _next_ended(self) -> tuple[int, int] | None:
+        """A child that has ended, and its wait status. What is left of an executor's process group is killed."""
+        try:
+            if sys.platform != "linux":
+                pid, status = os.waitpid(-1, os.WNOHANG)
+                if pid in self._executors:
+                    kill_group(pid)
+                return (pid, status) if pid else None
+            child = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if child is None:
+                return None
+            if child.si_pid in self._executors:
+                kill_group(child.si_pid)  # before it is reaped: until then its number is nobody else's
+            return os.waitpid(child.si_pid, 0)
+        except ChildProcessError:
+            return None
 
     def _kill_all(self) -> None:
         for pid in self._executors:

@@ -89,7 +89,7 @@ class Executor(asyncio.Protocol):
     def kill(self) -> None:
         """Ends the process with all that it started; `on_lost` follows."""
         self.was_killed = True
-        if self.pid:
+        if self.pid and not self.ended.done():
             kill_group(self.pid)
         self._transport.abort()
 

@@ -164,3 +164,55 @@ def avif(side: int) -> bytes:
     buffer = BytesIO()
     Image.new("RGB", (side, side)).save(buffer, "AVIF", speed=10, quality=10)
     return buffer.getvalue()
+
+
+# Odd ones: not large, but seldom seen.
+
+
+def odd_png(kind: str) -> bytes:
+    """Valid and invalid rarities: an interlaced one-bit picture, an index beyond the palette, a wrong checksum."""
+    match kind:
+        case "one bit":
+            header = _chunk(b"IHDR", struct.pack(">IIBBBBB", 64, 64, 1, 0, 0, 0, 0))
+            return b"\x89PNG\r\n\x1a\n" + header + _chunk(b"IDAT", zlib.compress(bytes(9 * 64))) + _chunk(b"IEND", b"")
+        case "beyond the palette":
+            header = _chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 8, 3, 0, 0, 0)) + _chunk(b"PLTE", bytes(6))
+            body = _chunk(b"IDAT", zlib.compress((b"\0" + b"\xff" * 8) * 8))
+            return b"\x89PNG\r\n\x1a\n" + header + body + _chunk(b"IEND", b"")
+        case "checksum":
+            whole = bytearray(png(8, 8))
+            whole[29] ^= 1
+            return bytes(whole)
+    raise ValueError(kind)
+
+
+def saved(mode: str, format: str, **options: object) -> bytes:
+    """A small picture of a mode, as Pillow writes it."""
+    buffer = BytesIO()
+    Image.new(mode, (64, 48)).save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def exif(entries: list[tuple[int, int, int, int]], body: bytes = b"") -> bytes:
+    """EXIF of these entries: tag, type, count, value or offset."""
+    directory = struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    return b"Exif\0\0II*\0" + struct.pack("<I", 8) + directory + bytes(4) + body
+
+
+def profile(size: int) -> bytes:
+    """An ICC profile whose table of colours says that it is as large as this."""
+    table = b"mft2\0\0\0\0" + bytes((3, 3, 255, 0)) + bytes(36) + struct.pack(">HH", 4096, 4096)
+    tags = b"".join(name + struct.pack(">II", 200, size) for name in (b"A2B0", b"A2B1", b"B2A0"))
+    head = struct.pack(">I4sI4s4s4s", 200 + len(table), b"lcms", 0x02400000, b"mntr", b"RGB ", b"Lab ")
+    head = (head + struct.pack(">6H", 2026, 1, 1, 0, 0, 0) + b"acsp").ljust(128, b"\0")
+    return (head + struct.pack(">I", 3) + tags).ljust(200, b"\0") + table + bytes(1 << 20)
+
+
+SVG = (
+    b'<?xml version="1.0"?><!DOCTYPE s [<!ENTITY a "aaaaaaaaaa">'
+    + b"".join(b'<!ENTITY %c "%s">' % (98 + n, b"&%c;" % (97 + n) * 10) for n in range(12))
+    + b']><svg xmlns="http://www.w3.org/2000/svg"><text>&m;</text></svg>'
+)
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n{} loop\n"
+PSD = b"8BPS\0\1" + bytes(6) + struct.pack(">HIIHH", 3, 30_000, 30_000, 8, 3) + bytes(12)
+ICO = struct.pack("<HHHBBBBHHII", 0, 1, 1, 0, 0, 0, 0, 1, 32, 1 << 31, 22)

@@ -203,6 +203,8 @@ async def test_jobs_planted_in_the_queues_run_nothing_and_stop_nothing(own_syste
             for key in [key for key, what in ground.planted.items() if what in SPOILT]:
                 status = (await client.status(key))[0]
                 assert status["status"] != "success" or ground.planted[key] in _HARMLESS, (ground.planted[key], status)
+                if ground.planted[key] not in _HARMLESS and ground.planted[key] != "somebody else's":
+                    assert connection.hget(names.TASK + key, "status") != b"started", ground.planted[key]
             await _ask_about_all(ground, client.session)
             assert (await client.run("hello"))["status"] == "success"
             await asyncio.sleep(1)  # signs of life, and what they find

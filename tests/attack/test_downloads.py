@@ -54,6 +54,7 @@ PARAMETER_SENTENCES = (
     "this is not a valid URL",
     "the URL names no valid host",
     "the URL has white space in it, write it as %20",
+    "a URL must not have a user name or a password in it",
 )
 REDIRECT_SENTENCES = (
     "its address is not allowed",

@@ -110,7 +110,7 @@ def prepared(system: System, wire: Wire) -> Arena:
         place = heard.headers.get("location", "")
         return place if place.startswith("/files/") else ""
 
-    picture = wait_until(location, 20, "a picture")
+    picture = wait_until(location, 60, "a picture")
     return Arena(system, wire, catalogue, picture, picture.split("/")[2], seeded())
 
 
@@ -791,7 +791,7 @@ def test_schemathesis_finds_nothing_that_openapi_json_does_not_say(arena: Arena)
         ),
     ]
     document = arena.wire.ask("GET", "/openapi.json").json
-    schemathesis.openapi.format("uri", st.sampled_from(URLS))
+    schemathesis.openapi.format("uri", st.sampled_from([url for url in URLS if "\ud800" not in url]))
     operations = [result.ok() for result in schemathesis.openapi.from_dict(document).get_all_operations()]
     modes = (schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE)
     pairs = [(operation, mode) for operation in operations for mode in modes]
@@ -819,7 +819,7 @@ def _harmless_all(value: Any) -> Any:
 
 def test_the_figures_of_all_that(arena: Arena) -> None:
     total = sum(arena.counts.values())
-    if FULL:
+    if FULL and len(arena.counts) == 6:  # else some of it was left out with -k
         assert total >= 100_000
     kinds = ", ".join(f"{kind} {count:,}" for kind, count in sorted(arena.counts.items()))
     statuses = ", ".join(f"{status} {count:,}" for status, count in sorted(arena.statuses.items()))

@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import orjson
 import pytest
 import redis
 
+from dragon.auth import hash_key
 from dragon.config import ROOT, Config
 from dragon.embedded import EmbeddedRedis, find_server
 from dragon.errors import EXIT_CONFIG, ConfigError
@@ -30,7 +32,13 @@ from tests.system import SECRET, System, environment, eventually, test_config
 
 OwnSystem = Callable[..., System]
 ADMIN = "an admin's password"
-PASSWORDS = {"dragon-server": "a server's pass/word@1", "dragon-worker": "a worker's?#pass:word"}
+PASSWORDS = {
+    "dragon-server": "a server's pass/word@1",
+    "dragon-worker": "a worker's?#pass:word",
+    "dragon-audit": "an auditor's",
+}
+#: A second account, whose tasks wait in lanes beside those of the first.
+OTHER = {"Authorization": "Secret of-the-other"}
 
 
 def documented_users() -> dict[str, list[str]]:
@@ -77,10 +85,11 @@ def test_the_embedded_server_lets_nobody_but_its_user_near(tmp_path: Path) -> No
         shutil.rmtree(folder)
 
 
+@pytest.mark.timeout(180)
 async def test_a_whole_system_lives_on_the_documented_users(tmp_path: Path) -> None:
     with guarded_redis() as (server, admin):
         more: dict[str, Any] = {"files__life": 2, "files__sweep_interval": 0.2, "worker__lease": 1.5}
-        more |= {"worker__heartbeat": 0.3, "worker__stop_grace": 1}
+        more |= {"worker__heartbeat": 0.3, "worker__stop_grace": 1, "accounts": _two_accounts(tmp_path)}
         serving = System(test_config(tmp_path, url_of(server, "dragon-server"), **more))
         port = serving.config.server.port
         working = System(test_config(tmp_path / "w", url_of(server, "dragon-worker"), server__port=port, **more))
@@ -90,6 +99,7 @@ async def test_a_whole_system_lives_on_the_documented_users(tmp_path: Path) -> N
             await asyncio.to_thread(serving.start_server)
             await asyncio.to_thread(working.start_worker, "--executors", "2")
             await _do_everything(serving, working, admin)
+            await assert_sound(test_config(tmp_path, url_of(server, "dragon-audit"), **more))
             denied = admin.acl_log()
             # redis-py introduces itself (CLIENT SETINFO), the check at the start tries CONFIG GET; neither minds.
             assert {entry["object"] for entry in denied} <= {"config|get", "client|setinfo"}, denied
@@ -101,6 +111,29 @@ async def test_a_whole_system_lives_on_the_documented_users(tmp_path: Path) -> N
         finally:
             working.close()
             serving.close()
+
+
+def _two_accounts(folder: Path) -> Path:
+    path = folder / "accounts.toml"
+    demo = (ROOT / "conf" / "accounts.toml").read_text("utf-8")
+    path.write_text(f'{demo}\n[other]\nname = "The other"\nsecrets = ["{hash_key("of-the-other")}"]\n', "utf-8")
+    path.chmod(0o600)
+    return path
+
+
+async def _wait_in_lanes(client: Any) -> None:
+    """Tasks of two accounts that wait at the same time, and one of each that is cancelled while it waits."""
+    busy = [s["key"] for s in await client.create(*[{"task_name": "test.sleep", "seconds": 1}] * 4)]
+    definitions = [{"task_name": "test.sleep", "seconds": 0.1}] * 5
+    keys = {}
+    for name, headers in (("demo", SECRET), ("other", OTHER)):
+        body = orjson.dumps({"tasks": definitions})
+        async with client.session.post("/v1/create", data=body, headers=headers) as answer:
+            keys[name] = [status["key"] for status in await answer.json()]
+        async with client.session.delete(f"/v1/tasks/{keys[name][2]}", headers=headers) as answer:
+            assert (await answer.json())["result"] == "cancelled"
+    final = await client.status(*busy, *keys["demo"], *keys["other"], block=True)
+    assert [status["status"] for status in final].count("success") == 12
 
 
 async def _do_everything(serving: System, working: System, admin: redis.Redis) -> None:
@@ -129,21 +162,22 @@ async def _do_everything(serving: System, working: System, admin: redis.Redis) -
             for key in keys if wanted == "executing" else reversed(keys):
                 async with client.session.delete(f"/v1/tasks/{key}", headers=SECRET) as answer:
                     assert (await answer.json())["result"] == "cancelled"
-        assert (await client.status(made["key"], details=True))[0]["task_name"] == "test.file"
+        await _wait_in_lanes(client)
+        fresh = await client.run("test.file", text="fresh")
+        assert (await client.status(fresh["key"], details=True))[0]["task_name"] == "test.file"
         for path in ("/v1/tasks", "/readyz", "/metrics"):
             async with client.session.get(path) as answer:
                 assert answer.status == 200
         await _lose_a_worker(serving, working, client)
         await eventually(lambda: admin.zcard(names.EXPIRIES) == 0, 20)
-        await assert_sound(serving.config)
 
 
 async def _lose_a_worker(serving: System, working: System, client: Any) -> None:
     definition = {"task_name": "test.count_starts", "path": str(serving.config.data_dir / "starts"), "seconds": 2}
     key = (await client.create(definition))[0]["key"]
     await client.wait_for_status(key, "executing")
-    second = await asyncio.to_thread(working.start_worker, "--executors", "1")
     working.processes[0].kill()
+    second = await asyncio.to_thread(working.start_worker, "--executors", "1")
     status = await client.wait_for_status(key, "success", 30)
     assert status["result"] == 2
     sleeping = (await client.create({"task_name": "test.sleep", "seconds": 30}))[0]["key"]
@@ -179,7 +213,7 @@ REFUSED: list[tuple[Any, ...]] = [
     ("MIGRATE", "127.0.0.1", "1", "x", "0", "1"),
     ("RESTORE", "rq:job:x", "0", "x"),
     ("DUMP", "rq:job:x"),
-    ("RENAME", "rq:job:x", "rq:job:y"),
+    ("RENAME", "rq:queue:x", "other:secret"),
     ("SELECT", "1"),
     ("SWAPDB", "0", "1"),
     ("OBJECT", "ENCODING", "rq:job:x"),
@@ -201,7 +235,7 @@ REFUSED_OF: dict[str, list[tuple[Any, ...]]] = {
         ("HSET", "rq:worker:x", "a", "b"),
         ("SUBSCRIBE", "rq:pubsub:x"),
     ],
-    "dragon-worker": [("GET", "dragon:idempotency:x"), ("SET", "rq:suspended", "1"), ("RPUSH", "rq:queue:x", "y")],
+    "dragon-worker": [("GET", "dragon:idempotency:x"), ("SET", "rq:suspended", "1"), ("SET", "rq:suspended", "0")],
 }
 
 

@@ -407,12 +407,13 @@ def cut_connections(vault: Vault) -> None:
 
 
 def send_into_an_internal_error(vault: Vault) -> None:
-    """A task whose stored state is nonsense makes the server stumble while it has a key in its hands."""
+    """A task that is to be forgotten at the end of time makes the server stumble while it has a key in its hands."""
     found = vault.canaries
     with vault.wire as wire:
         headers = {"Authorization": f"Secret {found.secret}", "Idempotency-Key": found.idempotency + "x"}
         key = wire.ask("POST", "/v1/create", headers, {"tasks": HELLO, "block": True}).json[0]["key"]
-        vault.store.hset(f"rq:job:{key}", "state", "nonsense")
+        vault.store.persist(f"rq:job:{key}")
+        vault.store.zadd("dragon:expiries", {key: "inf"})
         for heard in (
             wire.ask("POST", "/v1/status", headers, {"tasks": key, "details": True, "secret": found.secret}),
             wire.ask("GET", f"/v1/status?tasks={key}&details=1&secret={found.secret}&api_key={found.api_key}", headers),
@@ -420,6 +421,7 @@ def send_into_an_internal_error(vault: Vault) -> None:
             vault.answers.append(heard)
             assert heard.status == 500, heard
         vault.store.delete(f"rq:job:{key}")
+        vault.store.zrem("dragon:expiries", key)
 
 
 @pytest.mark.timeout(150)

@@ -12,19 +12,18 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import orjson
 import pytest
 
+from tests.attack.healthy_client import measure_apart
 from tests.auditing import assert_sound
 from tests.figures import FULL, note, scale, seeded
 from tests.server.talking import check_common, gauge, held, parse_answers
 from tests.system import SECRET, Client, System, eventually
 
 CONNECTIONS = scale(500, 60)
-SECONDS = scale(60, 5)  # of the attack
+SECONDS = scale(60, 3)  # of the attack
 MOST = 30.0  # seconds that a connection may live
-QUIET = scale(30, 2)  # seconds of measuring before the attack, and after it
-PAUSE = 0.01  # seconds between two requests of the healthy client
+QUIET = scale(30, 1)  # seconds of measuring before the attack, and after it
 #: The full form has the default settings; the short one has no time to wait for twenty seconds.
 SETTINGS = {} if FULL else {"server__client_timeout": 2.0}
 
@@ -115,13 +114,13 @@ async def look(port: int) -> None:
     while True:
         HELD.update(found := held(port))
         HELD.intersection_update(found)
-        await asyncio.sleep(0.25)
+        await asyncio.sleep(0.5)
 
 
-async def attacks_on(client: Client, chance: random.Random) -> dict[str, Callable[[socket.socket], Awaitable[bytes]]]:
-    """The ways to trickle; what there is to read is made before."""
-    (flood,) = await client.create({"task_name": "test.flood", "seconds": 4 * MOST + SECONDS + 2 * QUIET})
-    await client.wait_for_status(flood["key"], "executing")
+async def attacks_on(
+    client: Client, flood: str, chance: random.Random
+) -> dict[str, Callable[[socket.socket], Awaitable[bytes]]]:
+    """The ways to trickle; what there is to read is made before. `flood` is the key of a task that never rests."""
     large = await client.create(*[{"task_name": "test.large", "size": 200_000}] * 2, block=True)
     file = await client.run("test.two_files", text="x" * 8000)
     path = "/files/" + file["result"]["large"].partition("/files/")[2]
@@ -135,32 +134,11 @@ async def attacks_on(client: Client, chance: random.Random) -> dict[str, Callabl
         "chunks": sender(
             f"POST /v1/status HTTP/1.1\r\n{head}Transfer-Encoding: chunked\r\n\r\n".encode(), b"1\r\n \r\n"
         ),
-        "stream": reader(f"GET /v1/stream?tasks={flood['key']} HTTP/1.1\r\n{head}\r\n".encode()),
-        "events": reader(
-            f"GET /v1/stream?tasks={flood['key']} HTTP/1.1\r\n{head}Accept: text/event-stream\r\n\r\n".encode()
-        ),
+        "stream": reader(f"GET /v1/stream?tasks={flood} HTTP/1.1\r\n{head}\r\n".encode()),
+        "events": reader(f"GET /v1/stream?tasks={flood} HTTP/1.1\r\n{head}Accept: text/event-stream\r\n\r\n".encode()),
         "large answer": reader(f"GET /v1/status?{keys} HTTP/1.1\r\n{head}\r\n".encode()),
         "file": reader(f"GET {path} HTTP/1.1\r\n{head}\r\n".encode()),
     }
-
-
-async def measure(client: Client, seconds: float) -> list[float]:
-    """Seconds that each request of a healthy client took: a create and a look at its status, in turn."""
-    taken: list[float] = []
-    body = orjson.dumps({"tasks": {"task_name": "hello"}})
-    ends = time.monotonic() + seconds
-    while time.monotonic() < ends:
-        begun = time.perf_counter()
-        async with client.session.post("/v1/create", data=body, headers=SECRET) as response:
-            assert response.status == 200, await response.text()
-            key = orjson.loads(await response.read())[0]["key"]
-        middle = time.perf_counter()
-        async with client.session.get(f"/v1/status?tasks={key}") as response:
-            assert response.status == 200, await response.text()
-            await response.read()
-        taken += [middle - begun, time.perf_counter() - middle]
-        await asyncio.sleep(PAUSE)
-    return taken
 
 
 def percentile(values: Sequence[float], part: float) -> float:
@@ -191,8 +169,10 @@ async def test_slow_clients_are_cut_and_cost_the_others_little(own_system: Calla
     server = system.start_server()
     system.start_worker("--executors", "2")
     async with system.client() as client:
-        ways = await attacks_on(client, chance)
-        before = await measure(client, QUIET)
+        (flood,) = await client.create({"task_name": "test.flood", "seconds": 4 * MOST + SECONDS + 2 * QUIET})
+        await client.wait_for_status(flood["key"], "executing")
+        ways = await attacks_on(client, flood["key"], chance)
+        before = await measure_apart(system.url, QUIET)
         occupied = memory(server.pid)
         looking = asyncio.create_task(look(system.config.server.port))
         attack = Attack(system, time.monotonic() + SECONDS)
@@ -200,14 +180,16 @@ async def test_slow_clients_are_cut_and_cost_the_others_little(own_system: Calla
         for number in range(CONNECTIONS):
             name = list(ways)[number % len(ways)]
             attackers.append(asyncio.create_task(attack.attack(ways[name], name not in SENDERS)))
-        measuring = asyncio.create_task(measure(client, SECONDS))
+        measuring = asyncio.create_task(measure_apart(system.url, SECONDS))
         await eventually(lambda: _all_are_there(client), 20)
         during = await measuring
         grown = memory(server.pid) - occupied
         await asyncio.gather(*attackers)
         looking.cancel()
-        after = await measure(client, QUIET)
+        after = await measure_apart(system.url, QUIET)
         await eventually(lambda: _is_at_rest(client), 20)
+        async with client.session.delete(f"/v1/tasks/{flood['key']}", headers=SECRET) as response:
+            assert response.status == 200
     longest, cut = max(attack.lives), len(attack.lives)
     ratio = percentile(during, 0.99) / percentile(before + after, 0.99)
     note(

@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 
 #: Seconds within which every request is to be answered, or its connection closed.
-DEADLINE = 20.0
+DEADLINE = 30.0
 
 
 class Hang(AssertionError):

@@ -63,8 +63,7 @@ class Fleet:
         self.workers.append(await asyncio.to_thread(self._start))
 
     async def settle(self) -> None:
-        while self._starting:
-            await asyncio.wait(self._starting)
+        await asyncio.gather(*self._starting)
 
 
 def mixed_task(chance: random.Random, path: Path) -> dict[str, Any]:
@@ -74,7 +73,7 @@ def mixed_task(chance: random.Random, path: Path) -> dict[str, Any]:
     return {"task_name": name, "path": str(path), "seconds": seconds, "reports": chance.randrange(4)}
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 async def test_random_kills_of_workers_and_executors_lose_nothing(own_system: OwnSystem, tmp_path: Path) -> None:
     chance = seeded()
     kills, a_stream = scale(100, 8), 20

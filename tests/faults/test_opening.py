@@ -13,7 +13,7 @@ from tests.figures import note, scale, seeded
 from tests.following import FINAL, Stream, follow
 from tests.system import Client, System
 
-PATIENCE = 30.0  # seconds after which an opening hangs
+PATIENCE = 8.0  # seconds after which an opening hangs: less than until the feed looks at what it may have missed
 OPENINGS = ("create_stream", "status_stream", "create", "status")
 
 

@@ -116,7 +116,7 @@ async def test_server_and_worker_end_within_ten_seconds_of_sigterm_and_lose_noth
     count = scale(200, 50)
     system = own_system(**({} if FULL else {"worker__stop_grace": 1}))
     server = system.start_server()
-    worker = system.start_worker("--executors", "2")
+    worker = system.start_worker("--executors", "2", "--queues", "high,default")
 
     def definitions() -> list[dict[str, Any]]:
         return [{"task_name": "test.async_sleep", "seconds": chance.uniform(0.3, 3)}]
@@ -124,6 +124,7 @@ async def test_server_and_worker_end_within_ten_seconds_of_sigterm_and_lose_noth
     async with system.client() as client:
         crowd = Crowd(client)
         await crowd.open(count, definitions)
+        await crowd.open(1, lambda: [{"task_name": "test.low"}])  # nobody serves that queue: it will not end by itself
         waits = [asyncio.create_task(client.create(*definitions(), block=True)) for _ in range(10)]
         await eventually(lambda: _followed(client, count + 1), 10)
         server_seconds = await _seconds_to_end(server)
@@ -132,9 +133,11 @@ async def test_server_and_worker_end_within_ten_seconds_of_sigterm_and_lose_noth
         assert all(stream.complete for stream in crowd.streams), "a stream was cut instead of ended"
         await asyncio.to_thread(system.start_server)
         keys = crowd.keys + [status["key"] for status in waited]
+        low = await asyncio.to_thread(system.start_worker, "--queues", "low")
         finals = (await come_back(client, keys)).assert_ended()
         assert {status["status"] for status in finals.values()} == {"success"}
 
+        assert await asyncio.to_thread(low.terminate) == 0
         crowd = Crowd(client)
         await crowd.open(count, definitions)
         long = [{"task_name": "test.sleep", "seconds": scale(12, 3)}]  # longer than the grace: they go back
@@ -225,8 +228,9 @@ async def test_streams_that_are_left_leave_nothing(own_system: OwnSystem) -> Non
                 for _ in range(a_wave)
             ]
             keys += await leaver.wave(requests)
-            await eventually(lambda: _nobody_follows(client), 30)
-            await eventually(lambda: descriptors(server.pid) <= base, 30)
+            # Sooner than the next heartbeat: that would find out too.
+            await eventually(lambda: _nobody_follows(client), system.config.server.heartbeat / 2)
+            await eventually(lambda: descriptors(server.pid) <= base)
         sizes.append(resident_megabytes(server.pid))
         with redis.Redis.from_url(system.config.redis.url) as connection:
             assert len(feeds_in_states(connection, keys)) == 1, "the tasks are still open, and so is the server"

@@ -16,7 +16,7 @@ import pytest
 
 from dragon.config import Config
 from dragon.embedded import EmbeddedRedis, find_server
-from dragon.server.patience import Pace, Patience
+from dragon.server.patience import Pace, Patience, reset
 from tests.server.talking import Answer, check_common, error, gauge, held, parse_answers
 from tests.system import Client, System, eventually, running_system, test_config
 
@@ -184,6 +184,7 @@ async def test_a_body_that_does_not_get_on_is_a_408(hurried: System) -> None:
 async def test_a_burst_does_not_buy_a_body_more_time(hurried: System) -> None:
     async with await Slow.connect(hurried) as slow:
         await slow.send(b"POST /v1/create HTTP/1.1\r\n" + HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
+        await slow.trickle(b"1\r\n \r\n", 6, TIMEOUT / 3)
         await slow.send(b"c350\r\n" + b" " * 50_000 + b"\r\n")
         sending = asyncio.create_task(slow.trickle(b"1\r\n \r\n" * 100))
         data, seconds = await slow.rest()
@@ -308,6 +309,30 @@ async def test_what_was_answered_and_closed_and_is_not_taken_does_not_stay_in_th
         await eventually(lambda: slow.port not in held(hurried.config.server.port), 15)
 
 
+async def test_a_reset_leaves_nothing_to_the_kernel() -> None:
+    made: asyncio.Queue[asyncio.BaseTransport] = asyncio.Queue()
+
+    class Writer(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            made.put_nowait(transport)
+
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(Writer, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    with socket.socket() as stuck:
+        stuck.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+        stuck.setblocking(False)
+        await loop.sock_connect(stuck, ("127.0.0.1", port))
+        transport = await made.get()
+        assert isinstance(transport, asyncio.Transport)
+        transport.write(b"x" * 5_000_000)
+        assert held(port)
+        reset(transport)
+        await asyncio.sleep(0.1)
+        assert not held(port)
+    server.close()
+
+
 async def test_every_cut_is_counted_and_told_in_one_line_without_keys(hurried: System, client: Client) -> None:
     for what in ("head", "body", "answer"):
         assert await metric(client, f'dragon_cut_connections_total{{with="{what}"}}') > 0
@@ -330,4 +355,4 @@ def test_a_pace_is_late_when_a_goal_is_not_reached_in_time_and_each_goal_has_its
 def test_patience_is_a_rate_over_a_time() -> None:
     assert Patience(20, 50).least == 1000
     assert Patience(0.5, 0.1).least == 1
-    assert Patience(20, 50).interval == 2.5
+    assert Patience(20, 50).interval == 1.25

@@ -424,8 +424,8 @@ BROKEN: dict[str, tuple[list[Command], list[str]]] = {
     "an ended task has followers": (
         [("HSET", "rq:job:{failed}", "state", "1 2 e w gone")],
         [
-            "follower | {failed} | it has ended, but its state names followers (gone), who have had its end: nothing to "
-            "do, they go with it"
+            "follower | {failed} | it has ended, but its state names followers (gone), who have had its end: nothing "
+            "to do, they go with it"
         ],
     ),
     "the own list is empty while lanes are not": (
@@ -745,10 +745,12 @@ async def test_a_system_at_work_has_no_findings_and_is_sound_at_rest(own_system:
         cancelling = asyncio.create_task(_cancel_some(client, redis, working))
         while not working.done():
             reports.append(await audit(system.config, redis, pause=0.1))
+            await asyncio.sleep(0.2)  # so that the tasks come to something too
         finals = [line for lines in await working for line in lines[1:] if line["status"] in ("success", "error")]
         cancelled = await cancelling
         await others
     assert [describe(report) for report in reports if not report.is_sound] == []
+    print(f"{len(reports)} audits while {len(finals)} tasks ended")
     assert any(report.waiting and report.reserved and report.ended for report in reports)
     assert len(finals) == 2010 - 200, "each but the wrong ones, which have ended in the first line"
     assert cancelled

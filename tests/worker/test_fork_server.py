@@ -32,7 +32,7 @@ def test_a_look_at_very_many_processes_is_not_had_for_each_order(monkeypatch: py
         for _ in range(100):
             server._count_processes()
         assert len(looks) < 5
-        time.sleep(0.02 * (forkserver.COUNT_PAUSE + 2))
+        time.sleep(0.02 * (forkserver.REST + 2))
         before = len(looks)
         server._count_processes()
         assert len(looks) == before + 1
