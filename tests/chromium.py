@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, async_playwright
+from playwright.async_api import Browser, Error, Playwright, async_playwright
 
 FLAGS = [
     "--no-sandbox",
@@ -36,18 +37,46 @@ def chromium() -> str:
     return found
 
 
+class Chromium:
+    """One browser after another: a crash of Chromium's own fails the test that it happens in, and no other."""
+
+    def __init__(self, playwright: Playwright, path: str) -> None:
+        self._playwright = playwright
+        self._path = path
+        self._browser: Browser | None = None
+
+    async def living(self) -> Browser:
+        if self._browser is None or not self._browser.is_connected():
+            self._browser = await self._playwright.chromium.launch(executable_path=self._path, args=FLAGS)
+        return self._browser
+
+    async def clear(self) -> None:
+        """Closes the pages of a test, with their caches and cookies."""
+        browser = self._browser
+        try:
+            for context in browser.contexts if browser is not None else ():
+                await context.close()
+        except Error:  # it has crashed after the test, which has seen what it wanted to see
+            if browser is not None and browser.is_connected():
+                raise
+            print("Chromium has crashed while it closed a page", file=sys.stderr)
+
+    async def close(self) -> None:
+        if self._browser is not None and self._browser.is_connected():
+            await self._browser.close()
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def chrome() -> AsyncIterator[Browser]:
+async def chrome() -> AsyncIterator[Chromium]:
     path = chromium()
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=path, args=FLAGS)
-        yield browser
-        await browser.close()
+        chrome = Chromium(playwright, path)
+        yield chrome
+        await chrome.close()
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def browser(chrome: Browser) -> AsyncIterator[Browser]:
+async def browser(chrome: Chromium) -> AsyncIterator[Browser]:
     """The browser, without the pages, caches and cookies of the test before: each page has a context of its own."""
-    yield chrome
-    for context in chrome.contexts:
-        await context.close()
+    yield await chrome.living()
+    await chrome.clear()

@@ -141,6 +141,7 @@ class World:
     """The outputs' addresses, a canary, and what a page did that it must not do."""
 
     def __init__(self) -> None:
+        self.keys: list[str] = []
         self.urls: dict[str, str] = {}
         self.paths: dict[str, Path] = {}
         self.canary = ""
@@ -196,6 +197,9 @@ async def world(system: System, tmp_path: Path) -> AsyncIterator[World]:
     found.canary = f"http://127.0.0.1:{runner.addresses[0][1]}"
     _store(found, system, tmp_path)
     yield found
+    files = open_files(system.config)
+    for key in found.keys:  # they are of no task: the audits of other tests would say so
+        files.drop(key)
     await runner.cleanup()
 
 
@@ -210,6 +214,7 @@ def _store(world: World, system: System, folder: Path) -> None:
         path = folder / name
         path.write_bytes(data)
         key = new_key()
+        world.keys.append(key)
         files.keep(key, 1, [OutputFile(name, path)])
         found = files.find(key, name)
         assert found is not None

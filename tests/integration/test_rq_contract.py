@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import pytest
 import redis
 import rq.defaults
 from rq import Queue
@@ -21,6 +22,9 @@ from dragon.auth import hash_key
 from dragon.config import ROOT
 from dragon.store import names
 from tests.system import Process, System, environment, eventually
+
+# RQ forks a process for each job, which imports dragon first: half a minute for a few of them on a busy machine.
+pytestmark = pytest.mark.timeout(180)
 
 OwnSystem = Callable[..., System]
 RQ = str(Path(sys.executable).parent / "rq")
@@ -114,7 +118,7 @@ async def test_rqs_own_worker_empties_the_same_queue_with_the_same_statuses(
     async with system.client() as client:
         keys = [status["key"] for status in await client.create(*definitions)]
         worker = start_rq_worker(system, "default")
-        by_rq = await client.status(*keys, block=True, timeout=50)
+        by_rq = await client.status(*keys, block=True, timeout=120)
         lines = await client.stream({"task_name": "test.progress", "steps": 2, "delay": 0.2})
         url = by_rq[5]["result"]["output"]
         async with client.session.get(url) as response:
@@ -153,7 +157,7 @@ async def test_rqs_own_worker_comes_to_the_tasks_of_every_account(own_system: Ow
         assert "default@b" in info
         assert "4 jobs total" in info
         start_rq_worker(system, "default")
-        final = await client.status(*keys, block=True, timeout=50)
+        final = await client.status(*keys, block=True, timeout=120)
         assert [status["status"] for status in final] == ["success"] * 4
 
 
