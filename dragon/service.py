@@ -21,7 +21,8 @@ from dragon.feed import Feed, Follower, first_look
 from dragon.files import Files
 from dragon.status import CANCELLED, ERROR, parse_line, timestamp, timestamp_of, unknown_line
 from dragon.store import tasks, workers
-from dragon.store.tasks import Line, Usage
+from dragon.store.measures import Measures
+from dragon.store.tasks import Line, NewTask, Usage
 from dragon.streams import Place, Streams
 from dragon.task import Registry, Task
 
@@ -48,6 +49,7 @@ class Service:
         self.registry = registry
         self.files = files
         self.streams = streams
+        self.measures = Measures(redis, registry.tasks)
         self._places: dict[Follower, Place] = {}
 
     async def create(
@@ -56,7 +58,9 @@ class Service:
         """Creates tasks; a line for each, in their order. Unauthorized when a limit of the account is reached."""
         self._check_call_limit(account, len(definitions))
         new = queue.prepare_all(definitions, self.registry)
-        return await queue.create(self.redis, new, self._request(account, "", idempotency_key))
+        lines = await queue.create(self.redis, new, self._request(account, "", idempotency_key))
+        self._count_refused(new, lines)
+        return lines
 
     async def create_and_follow(
         self,
@@ -95,6 +99,7 @@ class Service:
             self.feed.remove(follower)
             raise
         follower.is_early = False
+        self._count_refused(new, lines)
         if [line.key for line in lines] != [task.key for task in new]:
             self.feed.remove(follower)
             follower = await self._follow_lines(lines)
@@ -142,11 +147,13 @@ class Service:
         """Ends a task of this account in an error "cancelled", whatever it is doing; a final one stays as it is."""
         seq: int | None = None
         line = b""
+        name = await tasks.name_of(self.redis, key)
         while True:
             answer = await tasks.cancel(self.redis, key, account.id, seq, line, life=self.config.files.life)
             if answer == "unknown":
                 raise NotFound("unknown task key")
             if answer == "ended":
+                self.measures.count(name, "cancelled")
                 return line
             assert isinstance(answer, Line)
             if answer.final:
@@ -204,6 +211,12 @@ class Service:
         limits = account.limits
         usage = Usage(limits.tasks_queued, limits.tasks_per_minute, limits.bytes_stored)
         return queue.Request(account.id, usage, self.config.files.life, feed, idempotency_key)
+
+    def _count_refused(self, new: Sequence[NewTask], lines: Sequence[Line]) -> None:
+        """Tasks that were wrong from the start have no worker that would count them; repeated ones were counted."""
+        for task, line in zip(new, lines, strict=True):
+            if task.final and line.key == task.key:
+                self.measures.count(task.name, "error")
 
     def _check_call_limit(self, account: Account, count: int) -> None:
         most = account.limits.tasks_per_call

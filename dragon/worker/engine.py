@@ -30,6 +30,7 @@ from dragon.files import Files
 from dragon.processes import how_it_ended
 from dragon.status import CANCELLED, ERROR, EXECUTING, QUEUED, SUCCESS, Status, error_result, parse_line, timestamp
 from dragon.store import tasks
+from dragon.store.measures import Measures
 from dragon.store.tasks import Reserved, Write
 from dragon.worker.bounds import bounds_of, cpu_sentence, processes_sentence
 from dragon.worker.messages import Frame, Kind
@@ -102,6 +103,7 @@ class Engine:
         self.writer = Writer(redis, self.id, config.files.life, self.places_freed.set)
         self.pool = Pool(config, self._on_frames, self._on_executor_lost)
         self.catalogue: dict[str, TaskFacts] = {}
+        self.measures = Measures(redis, self.catalogue)
         self.running: dict[int, Running] = {}
         self.stopping = False
         self._bounds = bounds_of(config)
@@ -125,7 +127,7 @@ class Engine:
 
     async def start(self) -> None:
         """Starts the fork server and the executors. Raises ConfigError when the tasks cannot be imported."""
-        self.catalogue = await self.pool.start()
+        self.catalogue.update(await self.pool.start())
         if any(not facts.is_async for facts in self.catalogue.values()):
             for _ in range(self._executor_count):
                 self._executors.append(await self.pool.fork(is_async=False))
@@ -449,6 +451,8 @@ class Engine:
         elif reserved.attempt > 1 and running.facts.outputs:
             # A worker that was killed between storing its files and saying so has left them.
             self._in_background(asyncio.to_thread(self._files.drop_others, reserved.key, reserved.attempt))
+        if accepted:
+            self.measures.ended(reserved.name, running.status)
 
     def _drop(self, running: Running) -> None:
         """Somebody else decided this task's outcome: forget it."""
@@ -615,14 +619,16 @@ class Engine:
         if self._stillborn >= MOST_STILLBORN:
             self.pool.give_up(f"{self._stillborn} executors in a row have ended before they were ready ({cause})")
 
-    def end_orphan(self, write: Write) -> None:
+    def end_orphan(self, write: Write, name: str) -> None:
         """Writes the end of a dead worker's task: until then Redis lists it as this worker's, which does not run it."""
         self._orphans.add(write.key)
-        self.writer.write(write, lambda accepted: self._after_orphan(write.key, accepted))
+        self.writer.write(write, lambda accepted: self._after_orphan(write.key, name, accepted))
 
-    def _after_orphan(self, key: str, accepted: bool) -> None:
+    def _after_orphan(self, key: str, name: str, accepted: bool) -> None:
         self._orphans.discard(key)
-        if accepted:  # its worker may have stored files, and was killed before it could say so
+        if accepted:
+            self.measures.count(name, "error")
+            # Its worker may have stored files, and was killed before it could say so.
             self._in_background(asyncio.to_thread(self._files.drop, key))
 
     async def check_ownership(self, keys: set[str]) -> None:

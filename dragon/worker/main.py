@@ -73,7 +73,10 @@ class Worker:
         await self._register()
         loops = [
             asyncio.create_task(work(), name=work.__qualname__)
-            for work in (self._reserve, self._heartbeat, self._hear_commands, self._sweep, self._watch.run)
+            for work in (
+                *(self._reserve, self._heartbeat, self._hear_commands, self._sweep),
+                *(self._watch.run, self._engine.measures.run),
+            )
         ]
         calm_collector()
         print(f"dragon worker {self._engine.id} ready: {len(self._engine.catalogue)} tasks", flush=True)
@@ -115,6 +118,7 @@ class Worker:
                 # Without executors nothing could finish anything.
                 grace = 0.0 if self._engine.pool.failed.done() else self._config.worker.stop_grace
                 await self._engine.stop(grace)
+                await self._engine.measures.finish()
                 await workers.unregister(self._redis, self._engine.id)
         except (TimeoutError, Unavailable) as error:
             log.error("left without order (%s): other workers take over when the lease is over", type(error).__name__)
@@ -197,7 +201,7 @@ class Worker:
             text = f"the worker was lost while it ran the task (attempt {orphan.attempt})"
             line = status.ended(ERROR, error_result(text), timestamp()).line()
             log.error("%s error: lost with worker %s, no attempt left", orphan.key, orphan.worker)
-            self._engine.end_orphan(Write(orphan.key, orphan.attempt, ERROR, line))
+            self._engine.end_orphan(Write(orphan.key, orphan.attempt, ERROR, line), orphan.name)
 
     async def _hear_commands(self) -> None:
         """Cancellations, and RQ's own commands to a worker."""
