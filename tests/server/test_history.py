@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -70,17 +71,20 @@ async def test_every_end_is_counted_once_wherever_it_happens(own_system: OwnSyst
     assert await totals(system) == expected, "the server's last flush brought something new"
 
 
-async def test_what_a_killed_worker_has_left_is_counted_by_the_one_that_ends_it(own_system: OwnSystem) -> None:
+async def test_what_a_killed_worker_has_left_is_counted_by_the_one_that_ends_it(
+    own_system: OwnSystem, tmp_path: Path
+) -> None:
     system = own_system(worker__lease=0.6, worker__heartbeat=0.2)
     system.start_server()
     worker = system.start_worker("--executors", "1")
     async with system.client() as client:
-        key = (await client.create({"task_name": "test.once", "seconds": 50}))[0]["key"]
+        once = {"task_name": "test.gated_file_once", "gate": str(tmp_path / "gate")}
+        key = (await client.create(once))[0]["key"]
         await client.wait_for_status(key, "executing")
         worker.kill()
         system.start_worker("--executors", "1")
         await client.wait_for_status(key, "error")
-    await counted(system, {"test.once": {"error": 1}})
+    await counted(system, {"test.gated_file_once": {"error": 1}})
 
 
 async def test_rqs_own_worker_measures_too(own_system: OwnSystem) -> None:
