@@ -14,7 +14,7 @@ import time
 from bisect import bisect_left
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Literal
 
 from redis.exceptions import ResponseError
@@ -43,6 +43,8 @@ LAST_WAIT = 2.0  # seconds that the last flush may take
 #: The upper bounds of the buckets in seconds: 1 ms, each the square root of two times the one before, to 3.3 hours.
 BOUNDS: tuple[float, ...] = tuple(0.001 * 2 ** (k / 2) for k in range(48))
 BUCKETS = len(BOUNDS) + 1  # the last is for what takes longer
+_BOUNDS = [round(bound * 1e6) for bound in BOUNDS]  # microseconds
+_date = datetime.fromisoformat
 
 #: By period: seconds of a slot, how many make the period, and their name in Redis, which keeps a few more.
 _PERIODS: dict[Period, tuple[int, int, str]] = {"hour": (60, 60, "minute:"), "day": (900, 96, "quarter:")}
@@ -102,29 +104,39 @@ class Sample:
 
 
 class _Tally:
-    """What has gathered of one task name since the last flush."""
+    """What has gathered of one task name since the last flush. Every task comes by: whole numbers in lists."""
 
-    __slots__ = ("outcomes", "seconds")
+    __slots__ = ("microseconds", "outcomes", "running", "waiting")
 
     def __init__(self) -> None:
         self.outcomes = dict.fromkeys(OUTCOMES, 0)
-        self.seconds: dict[str, dict[int, int]] = {_WAITING: {}, _RUNNING: {}}  # bucket -> tasks; -1: microseconds
+        self.waiting = [0] * BUCKETS
+        self.running = [0] * BUCKETS
+        self.microseconds = [0, 0]  # of both, added up
 
-    def add(self, kind: str, seconds: float) -> None:
-        found = self.seconds[kind]
-        bucket = bisect_left(BOUNDS, seconds)
-        found[bucket] = found.get(bucket, 0) + 1
-        found[-1] = found.get(-1, 0) + round(seconds * 1e6)
+    def add(self, queued: str, started: str, completed: str) -> None:
+        """Counts the times between three dates."""
+        start = _date(started)
+        waiting, running = _microseconds(start - _date(queued)), _microseconds(_date(completed) - start)
+        self.waiting[bisect_left(_BOUNDS, waiting)] += 1
+        self.running[bisect_left(_BOUNDS, running)] += 1
+        self.microseconds[0] += waiting
+        self.microseconds[1] += running
 
     def fields(self) -> dict[str, int]:
         found: dict[str, int] = {outcome: count for outcome, count in self.outcomes.items() if count}
-        for kind, buckets in self.seconds.items():
-            microseconds = buckets.pop(-1, 0)
-            if buckets:
-                found[kind + _COUNT] = sum(buckets.values())
-                found[kind + _MICROSECONDS] = microseconds
-                found |= {f"{kind}.{bucket}": count for bucket, count in buckets.items()}
+        for kind, buckets, microseconds in zip(
+            (_WAITING, _RUNNING), (self.waiting, self.running), self.microseconds, strict=True
+        ):
+            if count := sum(buckets):
+                found |= {kind + _COUNT: count, kind + _MICROSECONDS: microseconds}
+                found |= {f"{kind}.{bucket}": count for bucket, count in enumerate(buckets) if count}
         return found
+
+
+def _microseconds(time: timedelta) -> int:
+    found = time.seconds * 1_000_000 + time.microseconds
+    return found + time.days * 86_400_000_000 if time.days else found
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,9 +169,7 @@ class Measures:
             return
         tally = self.count(name, "error" if status.status == ERROR else "success")
         if status.started is not None and status.completed is not None:
-            started = datetime.fromisoformat(status.started)
-            tally.add(_WAITING, (started - datetime.fromisoformat(status.queued)).total_seconds())
-            tally.add(_RUNNING, (datetime.fromisoformat(status.completed) - started).total_seconds())
+            tally.add(status.queued, status.started, status.completed)
 
     def count(self, name: str, outcome: Outcome) -> _Tally:
         """Counts a task that has ended without having run here."""

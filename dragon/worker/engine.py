@@ -48,6 +48,7 @@ SMOOTHING = 0.2  # weight of the newest duration in a task name's average
 KIND_LOOK = 0.25  # seconds between two looks past tasks of one kind (`def`, `async def`) for the other kind behind them
 TIMEOUT_CHECK = 0.1  # seconds between two looks for tasks that take too long
 END_WAIT = 5.0  # seconds that the fork server has to say how an executor ended: it may be busy killing what it left
+MOST_SHOWN = 100  # tasks of one executor that are shown to people
 FinalKind = Literal["success", "error"]
 MOST_STILLBORN = 5  # executors in a row that ended before they were ready: the next will not do better
 STILLBORN_PAUSE = 0.2  # seconds until another is started, times their number
@@ -137,6 +138,30 @@ class Engine:
     @property
     def is_busy(self) -> bool:
         return bool(self.running)
+
+    @property
+    def executor_count(self) -> int:
+        """Executors for `def` tasks."""
+        return self._executor_count if any(not facts.is_async for facts in self.catalogue.values()) else 0
+
+    @property
+    def concurrency(self) -> int:
+        """`async def` tasks at a time."""
+        return self.config.worker.concurrency if any(facts.is_async for facts in self.catalogue.values()) else 0
+
+    def doing(self) -> bytes:
+        """What each executor does now, for people to see; at most MOST_SHOWN tasks of one, the oldest."""
+        return orjson.dumps([self._doing_of(executor) for executor in self._executors if executor.pid])
+
+    def _doing_of(self, executor: Executor) -> dict[str, Any]:
+        found = [self.running[number] for number in executor.numbers if number in self.running]
+        found = [running for running in found if running.started and not running.over]
+        shown = [
+            {"key": one.reserved.key, "name": one.reserved.name, "started": one.status.started}
+            for one in found[:MOST_SHOWN]
+        ]
+        more = {"more": len(found) - len(shown)} if len(found) > len(shown) else {}
+        return {"pid": executor.pid, "kind": "async" if executor.is_async else "def", "tasks": shown} | more
 
     # Reserving
 

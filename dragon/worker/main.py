@@ -56,6 +56,8 @@ class Worker:
         self._fetcher = Fetcher(config.fetch, scratch=scratch, local=own_files(config, self._files))
         self._engine = Engine(config, worker_id, self._redis, self._files, self._fetcher)
         self._watch = _QueueWatch(config, self._url)
+        self._started = timestamp()
+        self._told = b""  # what its executors did when that was last written
         self._stopped = asyncio.Event()
         self._dead_seen = asyncio.Event()  # workers died that had tasks: their scratch folders can go
 
@@ -137,7 +139,11 @@ class Worker:
             socket.gethostname(),
             version("rq"),
             sys.version,
+            self._engine.executor_count,
+            self._engine.concurrency,
+            self._started,
         )
+        self._told = b""  # its hash may be new
         await insist(
             lambda: workers.register(self._redis, facts, self._config.worker.lease),
             "register",
@@ -180,7 +186,10 @@ class Worker:
     async def _renew(self) -> None:
         engine = self._engine
         state = "busy" if engine.is_busy else "idle"
-        keys = await workers.renew(self._redis, engine.id, self._config.worker.lease, state)
+        doing = engine.doing()
+        news = b"" if doing == self._told else doing
+        keys = await workers.renew(self._redis, engine.id, self._config.worker.lease, state, news)
+        self._told = doing
         if keys is None:
             engine.abandon_all()
             await self._register()

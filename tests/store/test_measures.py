@@ -241,10 +241,12 @@ def test_quantiles_of_random_seconds_are_those_of_their_order_within_a_bucket() 
     chance = seeded()
     for _ in range(scale(500, 50)):
         seconds = sorted(10 ** chance.uniform(-3, 4) for _ in range(chance.randint(1, 300)))
-        measured = measures._Tally()
+        tally = measures._Tally()
         for one in seconds:
-            measured.add("running", one)
-        histogram = Histogram(0, 0.0, tuple(measured.seconds["running"].get(n, 0) for n in range(BUCKETS)))
+            status = ended(running=one)
+            assert status.started and status.completed
+            tally.add(status.queued, status.started, status.completed)
+        histogram = Histogram(0, 0.0, tuple(tally.running))
         for share in (0.5, 0.95):
             true = seconds[math.ceil(share * len(seconds)) - 1]
             found = histogram.quantile(share)
