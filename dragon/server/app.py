@@ -20,6 +20,7 @@ from dragon.processes import calm_collector
 from dragon.server.answers import answer_errors
 from dragon.server.health import Health
 from dragon.server.history import History
+from dragon.server.metrics import Metrics
 from dragon.server.outputs import Outputs
 from dragon.server.pages import Pages
 from dragon.server.patience import Patience, limit_leftovers
@@ -59,7 +60,8 @@ def create_app(config: Config, redis_url: str) -> web.Application:
     app.add_routes(Version1(service, accounts).routes())
     app.add_routes(Outputs(files, config.files.life, room.files).routes())
     app.add_routes(History(service, accounts).routes())
-    app.add_routes(Health(service, tally).routes())
+    app.add_routes(Health(service).routes())
+    app.add_routes(Metrics(service, tally).routes())
     app.add_routes(Pages(config, registry).routes())
 
     async def run_feed(_app: web.Application) -> AsyncIterator[None]:

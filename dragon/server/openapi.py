@@ -826,8 +826,9 @@ def _server_calls() -> Iterator[_Call]:
         "get",
         _operation(
             "server",
-            "Metrics of this process",
-            "In Prometheus's text format.",
+            "Metrics",
+            "In Prometheus's text format: what this process does and, as far as Redis answers, queues, tasks and "
+            "executors of all.",
             {"200": _answer("The metrics.", _content({"type": "string"}, "text/plain"))},
             "curl $ADDRESS$PATH",
         ),
