@@ -35,6 +35,8 @@ class FileAnswer:
     url: str | None = None
     failed: bytes | None = None
     life: int = 0  # seconds that the file will live on
+    line: bytes = b""  # the final status of its task
+    reused: bool = False  # it was there already
 
 
 class Service:
@@ -179,7 +181,7 @@ class Service:
         if single_flight and not definition.problems:
             made = await tasks.reused(self.redis, queue.same_task(account.id, definition))
             if made is not None and made.final:  # the page's second visitor: nothing to check, create or follow
-                return self._file_answer(made.line, filename, definition.task_name)
+                return self._file_answer(made.line, filename, definition.task_name, reused=True)
         lines, follower = await self.create_and_follow(account, [definition], single_flight=single_flight)
         return await self._await_file(lines, follower, filename, definition.task_name)
 
@@ -243,7 +245,7 @@ class Service:
             self.leave(follower)
         return self._file_answer(status, filename, task_name)
 
-    def _file_answer(self, status: bytes, filename: str | None, task_name: str) -> FileAnswer:
+    def _file_answer(self, status: bytes, filename: str | None, task_name: str, *, reused: bool = False) -> FileAnswer:
         try:
             data = orjson.loads(status)
             if data["status"] == ERROR:
@@ -258,7 +260,8 @@ class Service:
         except (ValueError, TypeError, LookupError):
             raise NotFound("unknown task key") from None  # what stands in Redis is not dragon's
         age = max(0.0, (datetime.now(UTC) - completed).total_seconds())  # the worker's clock may be ahead of ours
-        return FileAnswer(data["key"], url=url, life=max(0, int(self.config.files.life - age)))
+        life = max(0, int(self.config.files.life - age))
+        return FileAnswer(data["key"], url=url, life=life, line=status, reused=reused)
 
     async def _with_details(self, line: bytes) -> bytes:
         facts = await tasks.details(self.redis, key_of(line))
