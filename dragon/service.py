@@ -21,7 +21,8 @@ from dragon.feed import Feed, Follower, first_look
 from dragon.files import Files
 from dragon.status import CANCELLED, ERROR, parse_line, timestamp, timestamp_of, unknown_line
 from dragon.store import tasks, workers
-from dragon.store.tasks import Line, Usage
+from dragon.store.measures import Measures
+from dragon.store.tasks import Line, NewTask, Usage
 from dragon.streams import Place, Streams
 from dragon.task import Registry, Task
 
@@ -34,6 +35,8 @@ class FileAnswer:
     url: str | None = None
     failed: bytes | None = None
     life: int = 0  # seconds that the file will live on
+    line: bytes = b""  # the final status of its task
+    reused: bool = False  # it was there already
 
 
 class Service:
@@ -48,6 +51,7 @@ class Service:
         self.registry = registry
         self.files = files
         self.streams = streams
+        self.measures = Measures(redis, registry.tasks)
         self._places: dict[Follower, Place] = {}
 
     async def create(
@@ -56,7 +60,9 @@ class Service:
         """Creates tasks; a line for each, in their order. Unauthorized when a limit of the account is reached."""
         self._check_call_limit(account, len(definitions))
         new = queue.prepare_all(definitions, self.registry)
-        return await queue.create(self.redis, new, self._request(account, "", idempotency_key))
+        lines = await queue.create(self.redis, new, self._request(account, "", idempotency_key))
+        self._count_refused(new, lines)
+        return lines
 
     async def create_and_follow(
         self,
@@ -95,6 +101,7 @@ class Service:
             self.feed.remove(follower)
             raise
         follower.is_early = False
+        self._count_refused(new, lines)
         if [line.key for line in lines] != [task.key for task in new]:
             self.feed.remove(follower)
             follower = await self._follow_lines(lines)
@@ -142,11 +149,13 @@ class Service:
         """Ends a task of this account in an error "cancelled", whatever it is doing; a final one stays as it is."""
         seq: int | None = None
         line = b""
+        name = await tasks.name_of(self.redis, key)
         while True:
             answer = await tasks.cancel(self.redis, key, account.id, seq, line, life=self.config.files.life)
             if answer == "unknown":
                 raise NotFound("unknown task key")
             if answer == "ended":
+                self.measures.count(name, "cancelled")
                 return line
             assert isinstance(answer, Line)
             if answer.final:
@@ -172,7 +181,7 @@ class Service:
         if single_flight and not definition.problems:
             made = await tasks.reused(self.redis, queue.same_task(account.id, definition))
             if made is not None and made.final:  # the page's second visitor: nothing to check, create or follow
-                return self._file_answer(made.line, filename, definition.task_name)
+                return self._file_answer(made.line, filename, definition.task_name, reused=True)
         lines, follower = await self.create_and_follow(account, [definition], single_flight=single_flight)
         return await self._await_file(lines, follower, filename, definition.task_name)
 
@@ -205,6 +214,12 @@ class Service:
         usage = Usage(limits.tasks_queued, limits.tasks_per_minute, limits.bytes_stored)
         return queue.Request(account.id, usage, self.config.files.life, feed, idempotency_key)
 
+    def _count_refused(self, new: Sequence[NewTask], lines: Sequence[Line]) -> None:
+        """Tasks that were wrong from the start have no worker that would count them; repeated ones were counted."""
+        for task, line in zip(new, lines, strict=True):
+            if task.final and line.key == task.key:
+                self.measures.count(task.name, "error")
+
     def _check_call_limit(self, account: Account, count: int) -> None:
         most = account.limits.tasks_per_call
         if most is not None and count > most:
@@ -230,7 +245,7 @@ class Service:
             self.leave(follower)
         return self._file_answer(status, filename, task_name)
 
-    def _file_answer(self, status: bytes, filename: str | None, task_name: str) -> FileAnswer:
+    def _file_answer(self, status: bytes, filename: str | None, task_name: str, *, reused: bool = False) -> FileAnswer:
         try:
             data = orjson.loads(status)
             if data["status"] == ERROR:
@@ -245,7 +260,8 @@ class Service:
         except (ValueError, TypeError, LookupError):
             raise NotFound("unknown task key") from None  # what stands in Redis is not dragon's
         age = max(0.0, (datetime.now(UTC) - completed).total_seconds())  # the worker's clock may be ahead of ours
-        return FileAnswer(data["key"], url=url, life=max(0, int(self.config.files.life - age)))
+        life = max(0, int(self.config.files.life - age))
+        return FileAnswer(data["key"], url=url, life=life, line=status, reused=reused)
 
     async def _with_details(self, line: bytes) -> bytes:
         facts = await tasks.details(self.redis, key_of(line))

@@ -99,6 +99,21 @@ def is_line(line: bytes, key: bytes) -> bool:
     return at > 0 and line.startswith(key, at + 9) and line.startswith(b'{"status":"') and line.endswith(b"}")
 
 
+_ENDED = re.compile(
+    rb'\{"status":"(?:success|error)","key":"[A-Z2-7]{26}","events":'
+    rb'\{"queued":"([0-9T:.+-]{32})"(?:,"started":"([0-9T:.+-]{32})")?,"completed":"([0-9T:.+-]{32})"\}'
+)
+
+
+def ended_dates(line: bytes) -> tuple[str, str | None, str] | None:
+    """When the task of a final line was queued, started (None: never) and completed; None for any other line."""
+    found = _ENDED.match(line)
+    if found is None:
+        return None
+    queued, started, completed = found.groups()
+    return queued.decode(), started.decode() if started else None, completed.decode()
+
+
 def parse_line(line: bytes, key: str = "") -> Status:
     """Reads a stored line back, of that key if one is given. Raises ValueError when it is not as dragon writes it."""
     if len(line) == _QUEUED_LENGTH and line.startswith(_QUEUED_START):  # every task comes by here: without a parser

@@ -19,6 +19,8 @@ from dragon.files import open_files
 from dragon.processes import calm_collector
 from dragon.server.answers import answer_errors
 from dragon.server.health import Health
+from dragon.server.history import History
+from dragon.server.metrics import Metrics
 from dragon.server.outputs import Outputs
 from dragon.server.pages import Pages
 from dragon.server.patience import Patience, limit_leftovers
@@ -57,7 +59,9 @@ def create_app(config: Config, redis_url: str) -> web.Application:
     app[TALLY] = tally
     app.add_routes(Version1(service, accounts).routes())
     app.add_routes(Outputs(files, config.files.life, room.files).routes())
-    app.add_routes(Health(service, tally).routes())
+    app.add_routes(History(service, accounts).routes())
+    app.add_routes(Health(service).routes())
+    app.add_routes(Metrics(service, tally).routes())
     app.add_routes(Pages(config, registry).routes())
 
     async def run_feed(_app: web.Application) -> AsyncIterator[None]:
@@ -65,10 +69,12 @@ def create_app(config: Config, redis_url: str) -> web.Application:
             await redis.command("PING")  # connected, and Redis's clock known, before the first request
         task = asyncio.create_task(feed.run(), name="feed")
         refresher = asyncio.create_task(_refresh_accounts(accounts), name="accounts")
+        measuring = asyncio.create_task(service.measures.run(), name="measures")
         yield
-        for running in (task, refresher):
+        for running in (task, refresher, measuring):
             running.cancel()
-        await asyncio.gather(task, refresher, return_exceptions=True)
+        await asyncio.gather(task, refresher, measuring, return_exceptions=True)
+        await service.measures.finish()
         await redis.close()
 
     async def end_streams(_app: web.Application) -> None:

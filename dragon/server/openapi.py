@@ -732,6 +732,31 @@ _SIGNATURE = [
 ]
 
 
+_HISTORY = _object(
+    {
+        "period": {"enum": ["hour", "day"]},
+        "names": {"type": "array", "items": {"type": "string"}, "description": "Those that were ever measured."},
+        "samples": {
+            "type": "array",
+            "items": _object(
+                {
+                    "start": {"type": "number", "description": "Unix time."},
+                    "seconds": {"enum": [60, 900]},
+                    **{outcome: {"type": "integer", "minimum": 0} for outcome in ("success", "error", "cancelled")},
+                    **{
+                        f"{kind}_{quantile}": {"type": ["number", "null"], "minimum": 0, "description": "In seconds."}
+                        for kind in ("waiting", "running")
+                        for quantile in ("p50", "p95")
+                    },
+                },
+                ["start", "seconds", "success", "error", "cancelled"],
+            ),
+        },
+    },
+    ["period", "names", "samples"],
+)
+
+
 def _server_calls() -> Iterator[_Call]:
     ok = _object({"status": {"const": "ok"}}, ["status"])
     yield (
@@ -775,12 +800,35 @@ def _server_calls() -> Iterator[_Call]:
         ),
     )
     yield (
+        ("/v1/operator/history",),
+        "get",
+        _operation(
+            "server",
+            "Measurements of the last hour or day",
+            "Of the tasks that ended in each minute of the last hour, or each quarter of an hour of the last day: how "
+            "many, and how long they waited and ran. With a secret key in the header alone.",
+            {
+                "200": _answer("The slots, the oldest first.", _content(_HISTORY)),
+                "400": "BadRequest",
+                "401": "Unauthorized",
+                "503": "Unavailable",
+            },
+            "curl \"$ADDRESS$PATH?period=hour\" -H 'Authorization: Secret $SECRET'",
+            security=[{"secretHeader": []}],
+            parameters=[
+                _query("period", "The last hour, or the last day.", {"enum": ["hour", "day"], "default": "hour"}),
+                _query("name", "A task name; without it all are added up.", {"type": "string", "maxLength": 200}),
+            ],
+        ),
+    )
+    yield (
         ("/metrics",),
         "get",
         _operation(
             "server",
-            "Metrics of this process",
-            "In Prometheus's text format.",
+            "Metrics",
+            "In Prometheus's text format: what this process does and, as far as Redis answers, queues, tasks and "
+            "executors of all.",
             {"200": _answer("The metrics.", _content({"type": "string"}, "text/plain"))},
             "curl $ADDRESS$PATH",
         ),

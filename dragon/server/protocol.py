@@ -41,14 +41,16 @@ LOOKS = 100  # connections that are looked at before others get their turn
 class Protocol(RequestHandler):
     """One connection. aiohttp's own would log and send back lines of a malformed request, that is, keys."""
 
-    __slots__ = ("_begun", "_body_pace", "_pace", "_settled")
+    __slots__ = ("_asked", "_begun", "_body_pace", "_pace", "_settled", "_tally")
 
-    def __init__(self, *args: Any, **kw: Any) -> None:
-        super().__init__(*args, **kw)
+    def __init__(self, server: Server, **kw: Any) -> None:
+        super().__init__(server, **kw)
+        self._tally = server.tally
         self._begun = 0.0  # when the head that is not whole yet was begun; 0: there is none
         self._body_pace: Pace | None = None  # of a body that is not whole
         self._pace: Pace | None = None  # of the client's taking what is written
         self._settled: tuple[int, int] | None = None  # what had been written when all of it had been taken
+        self._asked = 0.0  # when the request came that is being answered; 0: there is none
 
     def data_received(self, data: bytes) -> None:
         request = self._current_request
@@ -59,6 +61,19 @@ class Protocol(RequestHandler):
             self._begun = 0.0
         elif belongs_to_the_next and data and not self._begun:
             self._begun = self._loop.time()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        if self._asked and self._current_request is not None:
+            self._count(self._current_request, "left")  # in the middle of its request; the handler is cancelled now
+        super().connection_lost(exc)
+
+    def ask(self) -> None:
+        """A request has come that will be answered."""
+        self._asked = self._loop.time()
+
+    def _count(self, request: web.BaseRequest, status: str) -> None:
+        seconds, self._asked = self._loop.time() - self._asked if self._asked else 0.0, 0.0
+        self._tally.answered(request, status, seconds)
 
     def slow_with(self, now: float, patience: Patience) -> str:
         """What this client has been too slow with, "head", "body" or "answer", or ""; to be asked regularly."""
@@ -152,7 +167,10 @@ class Protocol(RequestHandler):
     ) -> tuple[web.StreamResponse, bool]:
         if isinstance(resp, web.HTTPException):  # aiohttp's own answer to an `Expect` that it does not know
             resp = http_error_answer(resp)
-        return await super().finish_response(request, resp, start_time)
+        try:
+            return await super().finish_response(request, resp, start_time)
+        finally:
+            self._count(request, _CLASSES[resp.status // 100])
 
 
 def _too_slow(part: str, patience: Patience) -> TooSlow:
@@ -201,13 +219,32 @@ class Refusal(asyncio.Protocol):
         self._transport.close()
 
 
+_CLASSES = ("", "1xx", "2xx", "3xx", "4xx", "5xx")
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_NO_ROUTE = "unknown"  # what was asked for is nowhere, or no HTTP: its path is the client's text, and nobody's label
+
+
 @dataclass(slots=True)
 class Tally:
-    """The connections of a process, for /metrics."""
+    """The connections of a process and what was answered on them, for /metrics."""
 
     open: int = 0
     refused: int = 0  # since the start
     cut: Counter[str] = field(default_factory=Counter)  # since the start, by what their clients were too slow with
+    #: Number and seconds of requests since the start, by method, route and class of status, or "left": the client has.
+    requests: dict[tuple[str, str, str], list[float]] = field(default_factory=dict)
+
+    def answered(self, request: web.BaseRequest, status: str, seconds: float) -> None:
+        """Counts a request under its route's pattern."""
+        match = getattr(request, "_match_info", None)
+        resource = None if match is None else match.route.resource
+        route = _NO_ROUTE if resource is None else resource.canonical
+        method = request.method if request.method in _METHODS else "other"
+        found = self.requests.get((method, route, status))
+        if found is None:
+            found = self.requests[method, route, status] = [0, 0.0]
+        found[0] += 1
+        found[1] += seconds
 
 
 class Server(web.Server):
@@ -217,24 +254,24 @@ class Server(web.Server):
         super().__init__(*args, **kw)
         self._patience = patience
         self.room = room
-        self._tally = tally
+        self.tally = tally
         self.refusals: set[Refusal] = set()
         self.refusal = error_bytes(
             Full(f"this server has {room.connections} connections open, and takes no more: try again")
         )
 
     def __call__(self) -> Protocol | Refusal:  # type: ignore[override]
-        if self._tally.open >= self.room.connections:
-            self._tally.refused += 1
+        if self.tally.open >= self.room.connections:
+            self.tally.refused += 1
             return Refusal(self)
         return Protocol(self, loop=self._loop, **self._kwargs)
 
     def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
-        self._tally.open += 1
+        self.tally.open += 1
         super().connection_made(handler, transport)
 
     def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:
-        self._tally.open -= 1
+        self.tally.open -= 1
         super().connection_lost(handler, exc)
 
     async def watch(self) -> None:
@@ -261,7 +298,7 @@ class Server(web.Server):
                 cut[what] += 1
             if number % LOOKS == 0:
                 await asyncio.sleep(0)
-        self._tally.cut += cut
+        self.tally.cut += cut
         for what, count in cut.items():
             log.info("slow clients: %d connections cut, too slow with the %s", count, what)
 
@@ -292,6 +329,8 @@ class Runner(web.AppRunner):
         handler = made.request_handler
 
         def handle(request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
+            assert isinstance(request.protocol, Protocol)
+            request.protocol.ask()
             return handler(request) if request._version in _VERSIONS else _refuse_version(request)
 
         return Server(

@@ -96,13 +96,18 @@ def _silence(follower: Follower, sign: bytes) -> bytes:
     return b"" if follower.finished else sign
 
 
-async def answer_when_known(request: web.Request, answer: Awaitable[bytes], heartbeat: float) -> web.StreamResponse:
-    """Answers with JSON that may take long to be known; white space in front of it keeps proxies from giving up."""
+async def answer_when_known(
+    request: web.Request, answer: Awaitable[bytes], heartbeat: float, headers: dict[str, str]
+) -> web.StreamResponse:
+    """Answers with JSON that may take long to be known; white space in front of it keeps proxies from giving up.
+
+    `headers` may be filled by `answer`: they are sent when it is known before the first white space.
+    """
     task = asyncio.ensure_future(answer)
     try:
         done, _ = await asyncio.wait([task], timeout=heartbeat)
         if done:
-            return json_answer(task.result())
+            return json_answer(task.result(), 200, headers)
         response = web.StreamResponse(headers=_HEADERS | {"Content-Type": "application/json"})
         try:
             await response.prepare(request)

@@ -24,6 +24,7 @@ from dragon.server.requests import (
     read_timeout,
 )
 from dragon.server.streaming import LAST_EVENT, answer_when_known, line_list, stream
+from dragon.server.timing import REUSED, timing
 from dragon.service import FileAnswer, Service
 from dragon.signing import is_signed
 from dragon.store.tasks import Line
@@ -229,11 +230,14 @@ class Version1:
     async def _answer_when_final(
         self, request: web.Request, lines: Sequence[Line], waiting: Any, *, with_details: bool = False
     ) -> web.StreamResponse:
+        headers: dict[str, str] = {}
+
         async def answer() -> bytes:
             statuses = await waiting
+            headers.update(timing(statuses))
             return line_list(await self._service.details(statuses) if with_details else statuses)
 
-        return await answer_when_known(request, answer(), self._config.heartbeat)
+        return await answer_when_known(request, answer(), self._config.heartbeat, headers)
 
     async def _redirect(self, request: web.Request, filename: str | None, waiting: Any) -> web.StreamResponse:
         answer: FileAnswer = await waiting
@@ -246,7 +250,8 @@ class Version1:
                 status=302, headers={"Location": f"{place}?task={answer.key}", "Cache-Control": "no-store"}
             )
         cached = f"private, max-age={min(answer.life, MOST_CACHED)}"
-        return web.Response(status=302, headers={"Location": self._location(answer.url), "Cache-Control": cached})
+        headers = {"Location": self._location(answer.url), "Cache-Control": cached}
+        return web.Response(status=302, headers=headers | (REUSED if answer.reused else timing([answer.line])))
 
     def _location(self, url: str) -> str:
         """The server's own files are redirected to by their path, so that any name that reaches the server will do."""

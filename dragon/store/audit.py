@@ -33,6 +33,9 @@ SCAN_COUNT, TASKS_A_TRIP, ENTRIES_A_TRIP, BYTES_A_TRIP = 500, 100, 500, 256 * 10
 #: Tasks that are searched for; when even more have been seen in no list twice, that is no accident.
 MOST_SEARCHED = 1000
 
+#: What is kept of measurements for ever; everything else of theirs passes.
+_LASTING = frozenset({"totals", "names"})
+
 LANE_MARK = "@"  # between the names of a queue and of an account, in the name of that account's lane
 
 _NUMBER = re.compile(rb"-?\d{1,18}")  # as HINCRBY writes it
@@ -145,6 +148,7 @@ class _Names:
     accounts: set[str] = field(default_factory=set)
     reuses: set[str] = field(default_factory=set)
     idempotencies: set[str] = field(default_factory=set)
+    measures: set[str] = field(default_factory=set)
 
     def sort_in(self, name: str) -> None:
         for prefix, found in (
@@ -152,6 +156,7 @@ class _Names:
             (names.RQ_WIP, self.wips),
             (names.REUSE, self.reuses),
             (names.IDEMPOTENCY, self.idempotencies),
+            (names.MEASURES, self.measures),
         ):
             if name.startswith(prefix):
                 found.add(name.removeprefix(prefix))
@@ -203,6 +208,7 @@ class _Look:
         await look._read_expiries()
         await look._read_reuses()
         await look._read_idempotencies()
+        await look._read_measures()
         await look._ask_for_listeners()
         await look._look_at_files()
         return look
@@ -499,6 +505,16 @@ class _Look:
                     name = names.IDEMPOTENCY + digest
                     text = f"{name} answers a repeated request for ever instead of for a day"
                     self._suspect(Finding("idempotency", name, f"{text}: EXPIRE {name} 86400"))
+
+    async def _read_measures(self) -> None:
+        """Slots and flushes go by themselves: what is measured takes the same space for ever."""
+        passing = [names.MEASURES + name for name in sorted(self._names.measures) if name not in _LASTING]
+        for some in _chunks(passing, TASKS_A_TRIP):
+            lives = await asyncio.gather(*(self._redis.command("PTTL", name) for name in some))
+            for name, life in zip(some, lives, strict=True):
+                if life == -1:
+                    text = f"{name} is kept for ever instead of for a day"
+                    self._suspect(Finding("measures", name, f"{text}: EXPIRE {name} 86400"))
 
     async def _ask_for_listeners(self) -> None:
         for feeds in _chunks(sorted(self._feeds), TASKS_A_TRIP):

@@ -125,6 +125,7 @@ class Orphan:
     attempt: int
     line: bytes
     worker: str
+    name: str
 
 
 #: Seconds for which RQ is told to keep an ended job longer, where its task has files: the sweep needs it after them.
@@ -233,6 +234,15 @@ async def details(redis: Redis, key: str) -> dict[str, Any] | None:
     }
 
 
+async def name_of(redis: Redis, key: str) -> str:
+    """The task's name, "" when nobody knows the key."""
+    try:
+        found = await redis.command("HGET", names.TASK + key, "description")
+    except ResponseError:
+        return ""  # a stranger's key of another type
+    return (found or b"").decode(errors="replace")
+
+
 async def cancel(
     redis: Redis, key: str, account: str, seq: int | None = None, line: bytes = b"", *, life: int = 0
 ) -> Line | Literal["unknown", "ended"]:
@@ -300,9 +310,10 @@ async def take_over_lost(redis: Redis, caller: str) -> tuple[int, list[Orphan]]:
     """Hands dead workers' tasks on: how many went back to their queues, and those that `caller` must end."""
     answer = await redis.run(script("lost"), (caller,))
     orphans = []
-    for i in range(1, len(answer), 4):
-        key, attempt, line, worker = answer[i : i + 4]
-        orphans.append(Orphan(key.decode(), int(attempt), line, worker.decode(errors="replace")))
+    for i in range(1, len(answer), 5):
+        key, attempt, line, worker, name = answer[i : i + 5]
+        texts = (worker.decode(errors="replace"), name.decode(errors="replace"))
+        orphans.append(Orphan(key.decode(), int(attempt), line, *texts))
     return int(answer[0]), orphans
 
 

@@ -30,6 +30,7 @@ from dragon.files import Files
 from dragon.processes import how_it_ended
 from dragon.status import CANCELLED, ERROR, EXECUTING, QUEUED, SUCCESS, Status, error_result, parse_line, timestamp
 from dragon.store import tasks
+from dragon.store.measures import Measures
 from dragon.store.tasks import Reserved, Write
 from dragon.worker.bounds import bounds_of, cpu_sentence, processes_sentence
 from dragon.worker.messages import Frame, Kind
@@ -47,6 +48,7 @@ SMOOTHING = 0.2  # weight of the newest duration in a task name's average
 KIND_LOOK = 0.25  # seconds between two looks past tasks of one kind (`def`, `async def`) for the other kind behind them
 TIMEOUT_CHECK = 0.1  # seconds between two looks for tasks that take too long
 END_WAIT = 5.0  # seconds that the fork server has to say how an executor ended: it may be busy killing what it left
+MOST_SHOWN = 100  # tasks of one executor that are shown to people
 FinalKind = Literal["success", "error"]
 MOST_STILLBORN = 5  # executors in a row that ended before they were ready: the next will not do better
 STILLBORN_PAUSE = 0.2  # seconds until another is started, times their number
@@ -102,6 +104,7 @@ class Engine:
         self.writer = Writer(redis, self.id, config.files.life, self.places_freed.set)
         self.pool = Pool(config, self._on_frames, self._on_executor_lost)
         self.catalogue: dict[str, TaskFacts] = {}
+        self.measures = Measures(redis, self.catalogue)
         self.running: dict[int, Running] = {}
         self.stopping = False
         self._bounds = bounds_of(config)
@@ -125,7 +128,7 @@ class Engine:
 
     async def start(self) -> None:
         """Starts the fork server and the executors. Raises ConfigError when the tasks cannot be imported."""
-        self.catalogue = await self.pool.start()
+        self.catalogue.update(await self.pool.start())
         if any(not facts.is_async for facts in self.catalogue.values()):
             for _ in range(self._executor_count):
                 self._executors.append(await self.pool.fork(is_async=False))
@@ -135,6 +138,30 @@ class Engine:
     @property
     def is_busy(self) -> bool:
         return bool(self.running)
+
+    @property
+    def executor_count(self) -> int:
+        """Executors for `def` tasks."""
+        return self._executor_count if any(not facts.is_async for facts in self.catalogue.values()) else 0
+
+    @property
+    def concurrency(self) -> int:
+        """`async def` tasks at a time."""
+        return self.config.worker.concurrency if any(facts.is_async for facts in self.catalogue.values()) else 0
+
+    def doing(self) -> bytes:
+        """What each executor does now, for people to see; at most MOST_SHOWN tasks of one, the oldest."""
+        return orjson.dumps([self._doing_of(executor) for executor in self._executors if executor.pid])
+
+    def _doing_of(self, executor: Executor) -> dict[str, Any]:
+        found = [self.running[number] for number in executor.numbers if number in self.running]
+        found = [running for running in found if running.started and not running.over]
+        shown = [
+            {"key": one.reserved.key, "name": one.reserved.name, "started": one.status.started}
+            for one in found[:MOST_SHOWN]
+        ]
+        more = {"more": len(found) - len(shown)} if len(found) > len(shown) else {}
+        return {"pid": executor.pid, "kind": "async" if executor.is_async else "def", "tasks": shown} | more
 
     # Reserving
 
@@ -449,6 +476,8 @@ class Engine:
         elif reserved.attempt > 1 and running.facts.outputs:
             # A worker that was killed between storing its files and saying so has left them.
             self._in_background(asyncio.to_thread(self._files.drop_others, reserved.key, reserved.attempt))
+        if accepted:
+            self.measures.ended(reserved.name, running.status)
 
     def _drop(self, running: Running) -> None:
         """Somebody else decided this task's outcome: forget it."""
@@ -615,14 +644,16 @@ class Engine:
         if self._stillborn >= MOST_STILLBORN:
             self.pool.give_up(f"{self._stillborn} executors in a row have ended before they were ready ({cause})")
 
-    def end_orphan(self, write: Write) -> None:
+    def end_orphan(self, write: Write, name: str) -> None:
         """Writes the end of a dead worker's task: until then Redis lists it as this worker's, which does not run it."""
         self._orphans.add(write.key)
-        self.writer.write(write, lambda accepted: self._after_orphan(write.key, accepted))
+        self.writer.write(write, lambda accepted: self._after_orphan(write.key, name, accepted))
 
-    def _after_orphan(self, key: str, accepted: bool) -> None:
+    def _after_orphan(self, key: str, name: str, accepted: bool) -> None:
         self._orphans.discard(key)
-        if accepted:  # its worker may have stored files, and was killed before it could say so
+        if accepted:
+            self.measures.count(name, "error")
+            # Its worker may have stored files, and was killed before it could say so.
             self._in_background(asyncio.to_thread(self._files.drop, key))
 
     async def check_ownership(self, keys: set[str]) -> None:

@@ -56,6 +56,8 @@ class Worker:
         self._fetcher = Fetcher(config.fetch, scratch=scratch, local=own_files(config, self._files))
         self._engine = Engine(config, worker_id, self._redis, self._files, self._fetcher)
         self._watch = _QueueWatch(config, self._url)
+        self._started = timestamp()
+        self._told = b""  # what its executors did when that was last written
         self._stopped = asyncio.Event()
         self._dead_seen = asyncio.Event()  # workers died that had tasks: their scratch folders can go
 
@@ -73,7 +75,10 @@ class Worker:
         await self._register()
         loops = [
             asyncio.create_task(work(), name=work.__qualname__)
-            for work in (self._reserve, self._heartbeat, self._hear_commands, self._sweep, self._watch.run)
+            for work in (
+                *(self._reserve, self._heartbeat, self._hear_commands, self._sweep),
+                *(self._watch.run, self._engine.measures.run),
+            )
         ]
         calm_collector()
         print(f"dragon worker {self._engine.id} ready: {len(self._engine.catalogue)} tasks", flush=True)
@@ -115,6 +120,7 @@ class Worker:
                 # Without executors nothing could finish anything.
                 grace = 0.0 if self._engine.pool.failed.done() else self._config.worker.stop_grace
                 await self._engine.stop(grace)
+                await self._engine.measures.finish()
                 await workers.unregister(self._redis, self._engine.id)
         except (TimeoutError, Unavailable) as error:
             log.error("left without order (%s): other workers take over when the lease is over", type(error).__name__)
@@ -133,7 +139,11 @@ class Worker:
             socket.gethostname(),
             version("rq"),
             sys.version,
+            self._engine.executor_count,
+            self._engine.concurrency,
+            self._started,
         )
+        self._told = b""  # its hash may be new
         await insist(
             lambda: workers.register(self._redis, facts, self._config.worker.lease),
             "register",
@@ -176,7 +186,10 @@ class Worker:
     async def _renew(self) -> None:
         engine = self._engine
         state = "busy" if engine.is_busy else "idle"
-        keys = await workers.renew(self._redis, engine.id, self._config.worker.lease, state)
+        doing = engine.doing()
+        news = b"" if doing == self._told else doing
+        keys = await workers.renew(self._redis, engine.id, self._config.worker.lease, state, news)
+        self._told = doing
         if keys is None:
             engine.abandon_all()
             await self._register()
@@ -197,7 +210,7 @@ class Worker:
             text = f"the worker was lost while it ran the task (attempt {orphan.attempt})"
             line = status.ended(ERROR, error_result(text), timestamp()).line()
             log.error("%s error: lost with worker %s, no attempt left", orphan.key, orphan.worker)
-            self._engine.end_orphan(Write(orphan.key, orphan.attempt, ERROR, line))
+            self._engine.end_orphan(Write(orphan.key, orphan.attempt, ERROR, line), orphan.name)
 
     async def _hear_commands(self) -> None:
         """Cancellations, and RQ's own commands to a worker."""

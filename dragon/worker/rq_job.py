@@ -26,6 +26,7 @@ from dragon.fetch import Fetcher
 from dragon.files import Files, open_files
 from dragon.status import ERROR, EXECUTING, QUEUED, SUCCESS, Status, parse_line, timestamp
 from dragon.store import tasks, workers
+from dragon.store.measures import Measures
 from dragon.store.tasks import Reserved, Write
 from dragon.task import Limits, load_tasks
 from dragon.worker.bounds import UNBOUNDED
@@ -80,6 +81,7 @@ class _Horse:
         self._lease: concurrent.futures.Future[None] | None = None
         self._files: Files = open_files(config)
         self._redis, self._fetcher = self.call(self._open())
+        self.measures = Measures(self._redis, ())
 
     async def _open(self) -> tuple[Redis, Fetcher]:
         config = self._config
@@ -98,6 +100,7 @@ class _Horse:
         self._lock.release()
 
     async def _leave(self) -> None:
+        await self.measures.finish()
         await workers.unregister(self._redis, self._owner)
         await self._fetcher.close()
         await self._redis.close()
@@ -125,7 +128,9 @@ class _Horse:
 
     def _perform(self, execution: _Execution) -> bytes:
         reserved = execution.reserved
-        task = known_task(load_tasks(self._config.tasks.modules), reserved.name)
+        registry = load_tasks(self._config.tasks.modules)
+        self.measures.known = registry.tasks
+        task = known_task(registry, reserved.name)
         result_bytes = self._config.limits.result_bytes
         order = Order(0, reserved.name, reserved.key, reserved.attempt, str(self._scratch), reserved.parameters)
         context_type = _AsyncContext if task.is_async else _Context
@@ -186,7 +191,9 @@ class _Execution:
 
     def end(self, kind: tasks.WriteKind, result: bytes, size: int) -> None:
         self._status = self._status.ended(kind, result, timestamp())
-        if not self.report(kind, size) and size >= 0:
+        if self.report(kind, size):
+            self._horse.measures.ended(self.reserved.name, self._status)
+        elif size >= 0:
             self._horse.drop_files(self.reserved)
 
 

@@ -284,7 +284,7 @@ def whitelisting(page: str | None) -> list[str]:
 class Row:
     """A route: what it takes credentials from, and how to ask it."""
 
-    kind: str  # posts, streams, file (POST), image (GET), cancels, or open
+    kind: str  # posts, streams, file (POST), image (GET), cancels, operates, or open
     path: str  # with KEY for a task's key
     body: Mapping[str, Any] | None = None
     query: str = ""
@@ -303,6 +303,7 @@ ROWS: dict[tuple[str, str], Row] = {
     ("GET", "/v1/create_file"): Row("image", "/v1/create_file", query="task_name=test.file"),
     ("GET", "/v1/create_file/{filename}"): Row("image", "/v1/create_file/a.txt", query="task_name=test.file"),
     ("DELETE", "/v1/tasks/{key}"): Row("cancels", "/v1/tasks/KEY"),
+    ("GET", "/v1/operator/history"): Row("operates", "/v1/operator/history"),
     ("GET", "/v1/status"): Row("open", "/v1/status", query=f"tasks={UNKNOWN}"),
     ("POST", "/v1/status"): Row("open", "/v1/status", {"tasks": UNKNOWN}),
     ("GET", "/v1/status_stream"): Row("open", "/v1/status_stream", query=f"tasks={UNKNOWN}"),
@@ -324,7 +325,8 @@ ROWS: dict[tuple[str, str], Row] = {
     },
 }
 OPEN_STATUS = {f"/files/{UNKNOWN}/output.txt": 404, "/v1/file": 404, "/v1/file/a.txt": 404, "/readyz": 503}
-GUARDED = {route: row for route, row in ROWS.items() if row.kind != "open"}
+GUARDED = {route: row for route, row in ROWS.items() if row.kind not in ("open", "operates")}
+OPERATING = {route: row for route, row in ROWS.items() if row.kind == "operates"}
 
 
 def test_every_route_has_a_row_and_every_row_a_route() -> None:
@@ -358,6 +360,10 @@ class House:
     @property
     def port(self) -> int:
         return self.system.config.server.port
+
+    def size(self) -> int:
+        """How many keys there are; measurements of what ended before may come a second later."""
+        return sum(1 for name in self.redis.scan_iter("*") if not name.startswith(b"dragon:measures:"))
 
     def owner(self, key: str) -> str:
         """The account that a stored task belongs to."""
@@ -611,7 +617,7 @@ def test_who_may_create_and_cancel_is_exactly_as_the_contract_says(empty_house: 
     with Wire(house.port) as wire:
         for number, cell in enumerate(refused):
             check_refused(cell, ask(wire, cell, number=number))
-        assert house.redis.dbsize() == house.redis.exists("dragon:workers"), "a refused request left something"
+        assert house.size() == house.redis.exists("dragon:workers"), "a refused request left something"
         expected: Counter[str] = Counter()
         for number, cell in enumerate(creating):
             key = created_key(cell, ask(wire, cell, number=number))
@@ -661,6 +667,23 @@ def alike(one: Heard, other: Heard) -> bool:
     return bool(told(one) == told(other))
 
 
+def test_the_operator_api_takes_a_secret_key_in_the_header_and_nothing_else(empty_house: House) -> None:
+    cells = 0
+    with Wire(empty_house.port) as wire:
+        for (method, route), row in OPERATING.items():
+            for sent in itertools.chain(in_one_place(), of_each_tenant()):
+                verdict = judge(replace(sent, origin=None), takes_body=False, takes_query=False, keyless=False)
+                heard = ask(wire, Cell(method, row, replace(sent, body=()), verdict))
+                is_secret = (sent.header or "").lower().startswith("secret")
+                assert heard.status == (200 if verdict.account and is_secret else 401), (route, sent)
+                if heard.status == 401:
+                    assert heard.json.keys() == {"status", "message"}
+                    assert not any(key in heard.text for key in EVERY_KEY), heard
+                cells += 1
+    assert empty_house.size() == 0
+    note("cells", f"{cells:,} cells of the operator API", "all answered to those with a secret key alone")
+
+
 def test_unknown_and_malformed_keys_and_those_of_others_say_nothing(empty_house: House) -> None:
     """A malformed key is a 400 to those who may ask, and a 401 to those who may not: who asks is asked first."""
     alpha = {"Authorization": "Secret alpha-secret-1"}
@@ -692,7 +715,7 @@ def test_what_needs_no_credentials_answers_alike_whatever_is_sent(empty_house: H
                 if route != "/metrics":
                     assert alike(heard, plain), (route, sent)
                 cells += 1
-    assert empty_house.redis.dbsize() == 0
+    assert empty_house.size() == 0
     note("cells", f"{cells:,} cells of the routes that need no credentials", "all answered alike")
 
 
@@ -730,7 +753,7 @@ def test_every_method_that_a_path_does_not_have_is_a_405_whoever_asks(empty_hous
                 assert heard.status == 405, (method, path)
                 assert heard.headers["allow"] == ", ".join(sorted(has)), (method, path)
                 assert method == "HEAD" or heard.json.keys() == {"status", "message"}
-    assert empty_house.redis.dbsize() == 0
+    assert empty_house.size() == 0
     note("cells", f"{cells:,} cells of methods that a path does not have", "all 405 with Allow, or the preflight")
 
 

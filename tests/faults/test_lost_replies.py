@@ -77,6 +77,11 @@ def minute_counts(client: redis.Redis) -> Counter[str]:
     return Counter({name: int(client.get(name) or 0) for name in found})  # type: ignore[arg-type]
 
 
+def measured(client: redis.Redis) -> int:
+    """How many tasks the measurements have counted, each once: those that succeeded, of all names."""
+    return int(client.hget(names.MEASURES + "totals", ":success") or 0)  # type: ignore[arg-type]
+
+
 def at_rest(client: redis.Redis) -> bool:
     return not any(client.exists(name) for name in client.scan_iter(f"{names.WORKER}*:tasks"))
 
@@ -156,6 +161,7 @@ async def test_replies_that_are_lost_queue_nothing_twice_and_lose_nothing(nurser
                         assert proxy.dropped, "no reply was lost"
                         dropped += proxy.dropped
                         proxy.dropped = 0
+            await eventually(lambda: measured(client) == tasks)
         await assert_sound(with_redis(lane.config, redis_url))
     assert answers[503], "no client ever saw that a reply was lost"
     cases = len(KS) * len(PLACES)

@@ -479,6 +479,16 @@ BROKEN: dict[str, tuple[list[Command], list[str]]] = {
             "end: DEL dragon:reuse:{reuse}",
         ],
     ),
+    "measurements are kept for ever": (
+        [
+            *("SET dragon:measures:flushed:0 1", "HSET dragon:measures:minute:1 :success 1"),
+            *("HSET dragon:measures:totals :success 1", "SADD dragon:measures:names hello"),
+        ],
+        [
+            f"measures | {name} | {name} is kept for ever instead of for a day: EXPIRE {name} 86400"
+            for name in ("dragon:measures:flushed:0", "dragon:measures:minute:1")
+        ],
+    ),
 }
 
 

@@ -1,6 +1,6 @@
 -- Hands the tasks of dead workers back to their queues; takes over those that have no attempt left, to end them.
 -- ARGV   1 the caller, a living worker
--- Returns {number handed back, then 4 a task taken over: key, attempt, line, dead worker}
+-- Returns {number handed back, then 5 a task taken over: key, attempt, line, dead worker, name}
 local caller = ARGV[1]
 local answer = {0}
 
@@ -12,7 +12,8 @@ local function hand_on(task, dead)
     task.owner = caller
     save(task)
     redis.call('SADD', WORKER .. caller .. ':tasks', task.key)
-    for _, value in ipairs({task.key, task.attempt, task.line, dead}) do table.insert(answer, value) end
+    local name = redis.call('HGET', TASK .. task.key, 'description') or ''
+    for _, value in ipairs({task.key, task.attempt, task.line, dead, name}) do table.insert(answer, value) end
   end
 end
 
