@@ -25,7 +25,7 @@ from dragon.store.tasks import State
 MARGIN = 3600  # seconds that a log outlives its task, so that it never ends before it
 LINES_A_RUN = 250  # that one run of the script appends: others wait while it runs
 PAGE = 200  # lines that are read at once: under a MiB with the default settings
-MOST_NUMBERS = 1 << 53  # lines that a task has at most, as far as JavaScript counts
+MOST_NUMBERS = (1 << 53) - 1  # lines that a task has at most, as far as JavaScript counts
 
 
 class LogLine(NamedTuple):
@@ -39,7 +39,7 @@ class LogLine(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class LogPage:
-    """Some lines of a log. `next`: what to read on after; `ended`: the task has ended, and nothing comes after these."""
+    """Some lines of a log. `next`: what to read on after; `ended`: the task has, and nothing comes after these."""
 
     lines: list[LogLine]
     next: int
@@ -64,9 +64,10 @@ def new_marks() -> Iterator[int]:
 
 
 async def append(redis: Redis, owner: str, writes: Sequence[LogWrite], *, life: int, most: int) -> list[bool]:
-    """Appends lines; False where the task is another's by now. `life`: of an ended task, in seconds; `most`: lines kept.
+    """Appends lines; False where the task is another's by now, or over.
 
-    What is appended again, because a reply was lost, is there once.
+    `life`: seconds that an ended task is kept; `most`: lines that are kept of one. What is sent again, because a
+    reply was lost, is there once.
     """
     runs = [redis.run(script("log"), _arguments(owner, some, life, most)) for some in _runs(writes)]
     return [bool(kept) for answer in await asyncio.gather(*runs) for kept in answer]
