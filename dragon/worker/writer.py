@@ -94,10 +94,11 @@ class Writer:
             await self._wake.wait()
             self._wake.clear()
             while self._waiting or self._log:
-                if self._log:  # first, so that whoever hears of a task's end finds all that it said
-                    await self._send_log(self._log.take())
                 batch, self._waiting = self._waiting[:MOST_A_TRIP], self._waiting[MOST_A_TRIP:]
                 self._last_progress.clear()
+                # What was said before these statuses goes before them: who hears of a task's end finds all of its log.
+                if said := self._log.take():
+                    await self._send_log(said)
                 if batch:
                     await self._send(batch)
                     self._on_trip()
