@@ -98,6 +98,7 @@ class LimitsConfig(_Section):
 
 class LogConfig(_Section):
     level: str = Field("info", pattern="^(debug|info|warning|error)$")
+    format: str = Field("text", pattern="^(text|json)$")
 
 
 class Config(_Section):

@@ -19,6 +19,7 @@ GROUPS = [
             "status",
             "definition",
             "config",
+            "journal",
             "task",
             "addresses",
             "referrers",

@@ -9,10 +9,11 @@ from collections.abc import Awaitable, Sequence
 import orjson
 from aiohttp import web
 
+from dragon import journal
 from dragon.errors import DragonError
 from dragon.feed import Follower
 from dragon.log_follower import LogFollower
-from dragon.server.answers import COMMON_HEADERS, json_answer
+from dragon.server.answers import COMMON_HEADERS, REQUEST_ID, json_answer
 from dragon.store.tasks import Line
 
 log = logging.getLogger("dragon.server")
@@ -85,6 +86,7 @@ async def _begin(request: web.Request, response: web.StreamResponse) -> None:
     aiohttp waits for a reader only after 64 KiB, and the transport has room for as much again: 137 KiB of each stuck
     reader were measured, 18 KiB with this limit and a `drain` before each `take`.
     """
+    response.headers[REQUEST_ID] = journal.request().id
     await response.prepare(request)
     if request.transport is not None:
         request.transport.set_write_buffer_limits(high=UNSENT)
@@ -129,6 +131,7 @@ async def answer_when_known(request: web.Request, answer: Awaitable[bytes], hear
         if done:
             return json_answer(task.result())
         response = web.StreamResponse(headers=_HEADERS | {"Content-Type": "application/json"})
+        response.headers[REQUEST_ID] = journal.request().id
         try:
             await response.prepare(request)
             while not done:

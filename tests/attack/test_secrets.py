@@ -181,6 +181,7 @@ def everything_in(store: Any) -> bytes:
         b"set": store.smembers,
         b"zset": lambda name: store.zrange(name, 0, -1, withscores=True),
         b"list": lambda name: store.lrange(name, 0, -1),
+        b"stream": store.xrange,
     }
     return b"\n".join(repr((name, readers[store.type(name)](name))).encode() for name in store.scan_iter("*"))
 

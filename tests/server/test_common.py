@@ -53,7 +53,9 @@ async def test_the_preflight_is_answered_on_every_path(client: Client, path: str
     assert found == {
         "Access-Control-Allow-Origin": "*",
         "Access-Control-Allow-Methods": "GET, HEAD, POST, DELETE, OPTIONS",
-        "Access-Control-Allow-Headers": "Authorization, Content-Type, Idempotency-Key, Last-Event-ID",
+        "Access-Control-Allow-Headers": (
+            "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, X-Request-Id, traceparent"
+        ),
         "Access-Control-Max-Age": "86400",
     }
 
