@@ -12,6 +12,7 @@ import hashlib
 import logging
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextvars import Context
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -36,6 +37,8 @@ CLOCK_AGE = 5.0  # seconds after which Redis's clock is looked at again: somebod
 ALLOWED = 0.9  # share of the timeout for which a script may still begin to run: its reply has to come in time too
 RETRY_AFTER = 2.0  # seconds, told to clients when Redis is away
 REFUSAL_PAUSE = 10.0  # seconds between two lines of the log that say why Redis refuses to write
+#: What the connection does is done for many: the log must not tell it of the request that happened to begin it.
+_NOBODY = Context()
 #: Why Redis takes no writes, by the first word of its error, and what its operator has to do. Scripts change nothing
 #: then: they are refused at their first write.
 _REFUSALS = {
@@ -171,7 +174,7 @@ class Redis:
             self._loop = asyncio.get_running_loop()
         if not self._waiting and not self._together:
             self._count = 0
-            self._loop.call_soon(self._send_all)
+            self._loop.call_soon(self._send_all, context=_NOBODY)
 
     def _gathered(self) -> None:
         """When a turn brings very many, Redis begins with the first of them while we make the others."""
@@ -184,7 +187,7 @@ class Redis:
             return  # it sends when it is through
         assert self._loop is not None
         if self._wire is None:
-            self._connecting = self._loop.create_task(self._connect(), name="redis connect")
+            self._connecting = self._loop.create_task(self._connect(), name="redis connect", context=_NOBODY)
             return
         self._join()
         trip, self._waiting = self._waiting, []
@@ -293,7 +296,7 @@ class _Wire(asyncio.Protocol):
         self.awaited.extend([(overdue, future) for _, future in trip])
         self._transport.write(b"".join([packed for packed, _ in trip]))
         if self._timer is None:
-            self._timer = self._loop.call_at(overdue, self._check)
+            self._timer = self._loop.call_at(overdue, self._check, context=_NOBODY)
 
     def data_received(self, data: bytes) -> None:
         self._reader.feed(data)
@@ -342,7 +345,7 @@ class _Wire(asyncio.Protocol):
             if overdue <= self._loop.time():
                 self.fail(TimeoutError("no reply"))
             else:
-                self._timer = self._loop.call_at(overdue, self._check)
+                self._timer = self._loop.call_at(overdue, self._check, context=_NOBODY)
 
 
 def _settle(future: asyncio.Future[Any], reply: Any) -> None:

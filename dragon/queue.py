@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -17,6 +18,8 @@ from dragon.store import tasks
 from dragon.store.names import digest
 from dragon.store.tasks import Line, NewTask, Usage
 from dragon.task import ParametersError, Registry
+
+log = logging.getLogger("dragon.server")
 
 _LIMIT_TEXTS = {
     "tasks_queued": "account limit reached: {} tasks queued at once",
@@ -120,6 +123,9 @@ async def create(redis: Redis, new: Sequence[NewTask], request: Request) -> list
     if isinstance(created, tasks.LimitReached):
         text = _LIMIT_TEXTS[created.limit].format(created.value)
         raise Unauthorized(text, retry_after=created.retry_after or None)
+    if log.isEnabledFor(logging.DEBUG):
+        for task, line in zip(new, created, strict=True):
+            log.debug("%s queued %s account=%s", line.key, task.name, request.account)
     # An Idempotency-Key may outlive the tasks that it stands for, where ended tasks are kept for less than a day.
     return [line if line.line else Line(line.key, -1, True, unknown_line(line.key)) for line in created]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import resource
 import sys
 from collections.abc import Coroutine
@@ -12,6 +11,7 @@ from typing import Any
 
 import click
 
+from dragon import journal
 from dragon.config import Config, load_config
 from dragon.processes import keep_private
 
@@ -88,9 +88,7 @@ def _allow_many_files() -> None:
 
 def _run(config: Config, coroutine: Coroutine[Any, Any, None]) -> None:
     """Runs until done, on uvloop where there is one; one line of log an event, to standard error."""
-    logging.basicConfig(
-        level=config.log.level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr
-    )
+    journal.set_up(config.log)
     _allow_many_files()
     try:
         import uvloop

@@ -9,9 +9,10 @@ from typing import Any
 
 import orjson
 from aiohttp import hdrs, web
-from multidict import CIMultiDict
+from multidict import CIMultiDict, istr
 from redis.exceptions import ResponseError
 
+from dragon import journal
 from dragon.connections import RETRY_AFTER
 from dragon.errors import BadRequest, DragonError, Full, TooSlow, Unavailable
 
@@ -22,7 +23,10 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 #: What every answer has: a browser client that cannot read a 401 dies silently.
 COMMON_HEADERS = {"Access-Control-Allow-Origin": "*", "Server": "dragon", "X-Content-Type-Options": "nosniff"}
 
-_ALLOWED_HEADERS = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID"
+#: Headers of requests and answers, by the names that `aiohttp` finds fastest.
+REQUEST_ID, TRACEPARENT = istr("X-Request-Id"), istr("traceparent")
+
+_ALLOWED_HEADERS = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, X-Request-Id, traceparent"
 _JSON_HEADERS = CIMultiDict(COMMON_HEADERS | {"Cache-Control": "no-store", "Content-Type": "application/json"})
 _PREFLIGHT = COMMON_HEADERS | {
     "Access-Control-Allow-Methods": "GET, HEAD, POST, DELETE, OPTIONS",
@@ -71,6 +75,24 @@ def http_error_answer(error: web.HTTPException) -> web.Response:
     """What aiohttp raises for a request that it cannot serve, in the contract's shape."""
     text = "there is nothing at this path, see /docs" if error.status == 404 else error.reason
     return json_answer({"status": "error", "message": text}, error.status)
+
+
+@web.middleware
+async def identify(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Gives each request an id, or keeps the one that it has; it stands in the answer and in lines of the log."""
+    headers = request.headers
+    begun = journal.begin_request(headers.get(REQUEST_ID), headers.get(TRACEPARENT))
+    try:
+        response = await handler(request)
+    except web.HTTPException as error:
+        error.headers[REQUEST_ID] = begun.id
+        raise
+    if not response.prepared:  # a stream has it
+        response.headers[REQUEST_ID] = begun.id
+    if log.isEnabledFor(logging.DEBUG):
+        resource = request.match_info.route.resource  # not the path: strangers write what they like there
+        log.debug("%s %s: %d", request.method, resource and resource.canonical, response.status)
+    return response
 
 
 @web.middleware

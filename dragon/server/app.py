@@ -17,7 +17,7 @@ from dragon.errors import Unavailable
 from dragon.feed import Feed
 from dragon.files import open_files
 from dragon.processes import calm_collector
-from dragon.server.answers import answer_errors
+from dragon.server.answers import answer_errors, identify
 from dragon.server.health import Health
 from dragon.server.history import History
 from dragon.server.metrics import Metrics
@@ -53,7 +53,7 @@ def create_app(config: Config, redis_url: str) -> web.Application:
     room = Room.of(config, open_files_limit())
     service = Service(config, redis, feed, registry, files, Streams(room.streams, config.server.followed))
 
-    app = web.Application(middlewares=[answer_errors], client_max_size=config.server.max_body_bytes)
+    app = web.Application(middlewares=[identify, answer_errors], client_max_size=config.server.max_body_bytes)
     app[SERVICE] = service
     app[ROOM] = room
     app[TALLY] = tally

@@ -149,6 +149,7 @@ class _Names:
     reuses: set[str] = field(default_factory=set)
     idempotencies: set[str] = field(default_factory=set)
     measures: set[str] = field(default_factory=set)
+    logs: set[str] = field(default_factory=set)
 
     def sort_in(self, name: str) -> None:
         for prefix, found in (
@@ -157,6 +158,7 @@ class _Names:
             (names.REUSE, self.reuses),
             (names.IDEMPOTENCY, self.idempotencies),
             (names.MEASURES, self.measures),
+            (names.LOG, self.logs),
         ):
             if name.startswith(prefix):
                 found.add(name.removeprefix(prefix))
@@ -209,6 +211,7 @@ class _Look:
         await look._read_reuses()
         await look._read_idempotencies()
         await look._read_measures()
+        await look._read_logs()
         await look._ask_for_listeners()
         await look._look_at_files()
         return look
@@ -515,6 +518,19 @@ class _Look:
                 if life == -1:
                     text = f"{name} is kept for ever instead of for a day"
                     self._suspect(Finding("measures", name, f"{text}: EXPIRE {name} 86400"))
+
+    async def _read_logs(self) -> None:
+        """Redis removes a log in its time, with or without a task: only one that has no end stays for ever."""
+        for keys in _chunks(sorted(self._names.logs), TASKS_A_TRIP):
+            lives = await asyncio.gather(*(self._redis.command("PTTL", names.LOG + key) for key in keys))
+            for key, life in zip(keys, lives, strict=True):
+                name = names.LOG + key
+                if not is_key(key):
+                    text = f"{name} has the name of a log, but of no task: see what it is (TYPE {name})"
+                    self._suspect(Finding("leftover", name, f"{text}, and delete it (DEL {name})"))
+                elif life == -1:
+                    text = f"{name} has no end, so that it outlives its task: EXPIRE {name} {self._config.files.life}"
+                    self._suspect(Finding("life", name, text))
 
     async def _ask_for_listeners(self) -> None:
         for feeds in _chunks(sorted(self._feeds), TASKS_A_TRIP):

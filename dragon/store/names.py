@@ -15,6 +15,7 @@ LANE = "dragon:lane:"  # + QUEUE, string: the account whose tasks stand in the q
 TURNS = "dragon:turns:"  # + QUEUE, list: the accounts that wait in lanes, and that of the own list, as their turns come
 PAUSED = "dragon:paused"  # set of queues that dragon's workers take nothing from
 MEASURES = "dragon:measures:"  # + "minute:N", "quarter:N", "totals", hashes; + "names", set; + "flushed:ID", string
+LOG = "dragon:log:"  # + KEY, stream of the task's log lines; ids are NUMBER-MARK
 EXPIRIES = "dragon:expiries"  # zset of ended tasks with output files by the time their life is over
 
 #: RQ reads the same variable (rq.defaults.RQ_KEY_PREFIX); a test compares them.

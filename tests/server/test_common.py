@@ -17,6 +17,7 @@ PATHS = {
     "/v1/stream": {"GET", "POST"},
     "/v1/create_file": {"GET", "POST"},
     "/v1/create_file/cat.jpg": {"GET", "POST"},
+    "/v1/log": {"GET"},
     "/v1/file": {"GET", "HEAD"},
     "/v1/file/cat.jpg": {"GET", "HEAD"},
     "/v1/tasks": {"GET", "HEAD"},
@@ -52,7 +53,9 @@ async def test_the_preflight_is_answered_on_every_path(client: Client, path: str
     assert found == {
         "Access-Control-Allow-Origin": "*",
         "Access-Control-Allow-Methods": "GET, HEAD, POST, DELETE, OPTIONS",
-        "Access-Control-Allow-Headers": "Authorization, Content-Type, Idempotency-Key, Last-Event-ID",
+        "Access-Control-Allow-Headers": (
+            "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, X-Request-Id, traceparent"
+        ),
         "Access-Control-Max-Age": "86400",
     }
 
