@@ -101,6 +101,7 @@ class Reservation:
     suspended: bool
     left: bool  # something waits that has no free place now
     gone: bool  # the worker's lease is over
+    paused: frozenset[str]  # queues that it may take nothing from
 
 
 WriteKind = Literal["executing", "success", "error"]
@@ -267,13 +268,14 @@ async def reserve(
         arguments += (name, "a" if is_async else "s", "" if duration is None else duration * 1000)
     answer = await redis.run(script("reserve"), arguments)
     tasks, dropped = [], []
-    for i in range(2, len(answer), 5):
+    for i in range(3, len(answer), 5):
         key, attempt, name, parameters, line = answer[i : i + 5]
         if int(attempt):
             tasks.append(Reserved(key.decode(), int(attempt), name.decode(errors="replace"), parameters, line))
         else:
             dropped.append(key.decode(errors="replace"))
-    return Reservation(tasks, dropped, answer[0] == b"1", answer[1] == b"1", answer[0] == b"gone")
+    paused = frozenset(answer[2].decode().split(",")) if answer[2] else frozenset()
+    return Reservation(tasks, dropped, answer[0] == b"1", answer[1] == b"1", answer[0] == b"gone", paused)
 
 
 async def update(redis: Redis, owner: str, writes: Sequence[Write], *, life: int, with_rq: bool = True) -> list[bool]:
