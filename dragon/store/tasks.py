@@ -289,23 +289,25 @@ async def update(redis: Redis, owner: str, writes: Sequence[Write], *, life: int
     return [bool(written) for written in await redis.run(script("update"), arguments)]
 
 
-async def give_back(redis: Redis, worker: str, tasks: Sequence[tuple[str, int | None]]) -> int:
+async def give_back(redis: Redis, worker: str, tasks: Sequence[tuple[str, int | None]], why: str = "given back") -> int:
     """Returns (key, attempt) pairs to the front of their queues; the attempts do not count. None: any attempt."""
-    arguments: list[Argument] = [worker]
+    arguments: list[Argument] = [worker, timestamp(), why]
     for key, attempt in tasks:
         arguments += (key, "" if attempt is None else attempt)
     return int(await redis.run(script("give_back"), arguments))
 
 
-async def retry(redis: Redis, worker: str, key: str, attempt: int) -> Literal["queued", "exhausted", "refused"]:
-    """Returns a task whose executor crashed to its queue, if it has an attempt left."""
-    answer = int(await redis.run(script("retry"), (worker, key, attempt)))
+async def retry(
+    redis: Redis, worker: str, key: str, attempt: int, ending: str = "crashed"
+) -> Literal["queued", "exhausted", "refused"]:
+    """Returns a task whose executor crashed to its queue, if it has an attempt left; `ending`: how, in words."""
+    answer = int(await redis.run(script("retry"), (worker, key, attempt, timestamp(), ending)))
     return "queued" if answer == 1 else "exhausted" if answer == 0 else "refused"
 
 
 async def take_over_lost(redis: Redis, caller: str) -> tuple[int, list[Orphan]]:
     """Hands dead workers' tasks on: how many went back to their queues, and those that `caller` must end."""
-    answer = await redis.run(script("lost"), (caller,))
+    answer = await redis.run(script("lost"), (caller, timestamp(), "the worker was lost"))
     orphans = []
     for i in range(1, len(answer), 4):
         key, attempt, line, worker = answer[i : i + 4]
