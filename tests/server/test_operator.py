@@ -674,6 +674,35 @@ async def test_a_key_that_is_none_is_a_400_and_an_unknown_one_a_404(house: Clien
     assert (answer.status, answer.json) == (404, error("unknown task key"))
 
 
+async def test_no_secret_in_a_task_is_seen_in_any_answer(house: Client, stock: Stock, idle: tuple[System, Any]) -> None:
+    canary = f"canary{new_key()}"
+    url = f"https://me:{canary}@host.example/x?token={canary}&X-Amz-Signature={canary}"
+    definition = {
+        "task_name": "test.echo",
+        "text": url,
+        "words": [url],
+        "key": canary,
+        "task_metas": {"api_key": canary},
+    }
+    (key,) = await create(house, definition)
+    (reserved,) = await stock.executing(1)
+    line = parse_line(reserved.line).ended("error", orjson.dumps(f"cannot read {url}"), timestamp()).line()
+    write = Write(key, 1, "error", line, -1, f"Traceback: {url}")
+    assert await tasks.update(stock.redis, "w", [write], life=LIFE) == [True]
+    bodies = [
+        (await get(house, path)).body
+        for path in ("overview", "tasks", f"tasks?text={canary}", "tasks?text=host.example", "failures")
+    ]
+    async with house.session.get("/v1/operator/tasks_stream", headers=ROOT) as response:
+        bodies.append(await response.content.readline())
+    shown = (await get(house, f"tasks/{key}")).json
+    assert canary in orjson.dumps(shown.pop("status")).decode(), "the status is what every client may read"
+    bodies += [orjson.dumps(shown), (await post(house, "retry", {"tasks": [key]})).body]
+    assert not any(canary.encode() in body for body in bodies)
+    assert [len(orjson.loads(bodies[number])["tasks"]) for number in (1, 2, 3)] == [1, 0, 1]
+    assert not any(canary in process.output for process in idle[0].processes)
+
+
 # --- streams of tasks -------------------------------------------------------------------------------------------------
 
 
