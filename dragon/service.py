@@ -68,6 +68,12 @@ class Service:
         self._count_refused(new, lines)
         return lines
 
+    async def create_prepared(
+        self, account: Account, new: Sequence[NewTask], *, idempotency_key: str = ""
+    ) -> list[Line]:
+        """As `create`, for tasks that `queue.prepare` has made."""
+        return await queue.create(self.redis, new, self._request(account, "", idempotency_key))
+
     async def create_and_follow(
         self,
         account: Account,

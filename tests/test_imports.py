@@ -24,12 +24,16 @@ GROUPS = [
             "addresses",
             "referrers",
             "signing",
+            "masking",
             "processes",
             "__init__",
         },
     ),
     ("stores", {"connections", "embedded", "redis_check", "store", "files", "fetch"}),
-    ("rules", {"queue", "auth", "feed", "log_follower", "streams", "service"}),
+    (
+        "rules",
+        {"queue", "auth", "feed", "log_follower", "streams", "service", "sampling", "overview", "failures", "operator"},
+    ),
     ("edges", {"server", "worker", "supervisor", "cli", "__main__"}),
 ]
 #: Strangers that meet in Redis, each with what it may not import although it stands in the same group.
@@ -73,7 +77,7 @@ def test_tasks_import_nothing_of_dragon_but_dragon_task() -> None:
 
 
 def test_the_core_knows_nothing_of_http_paths() -> None:
-    for name in ("service", "queue", "feed", "status", "definition"):
+    for name in ("service", "operator", "queue", "feed", "status", "definition"):
         text = (ROOT / "dragon" / f"{name}.py").read_text("utf-8")
         assert '"/v1' not in text, name
         assert "aiohttp" not in text, name
