@@ -12,7 +12,7 @@ from urllib.parse import quote, urlencode, urlsplit
 
 from dragon.client.calls import LineReader, answer_of, read_body
 from dragon.client.errors import DragonClientError, Lost, NotFound, Refused, Silence, TaskFailed, Unavailable
-from dragon.client.following import Followed, follow
+from dragon.client.following import Followed, statuses_of
 from dragon.client.protocol import Address, Core, Flow, Give, Giving, Open, Read, Request, Sleep, error_of, query_pairs
 from dragon.client.status import Key, Keys, LogLine, Status, key_of, read_keys, read_statuses
 from dragon.signing import sign_url
@@ -77,13 +77,13 @@ def stream(core: Core, tasks: Definitions) -> Giving[Status]:
     """Creates tasks and follows them."""
     definitions = read_definitions(tasks)
     if definitions:
-        yield from follow(core, Followed(core, definitions=definitions))
+        yield from statuses_of(core, Followed(core, definitions=definitions))
 
 
-def follow_keys(core: Core, keys: Keys) -> Giving[Status]:
+def follow(core: Core, keys: Keys) -> Giving[Status]:
     """Follows existing tasks."""
     if wanted := read_keys(keys):
-        yield from follow(core, Followed(core, keys=wanted))
+        yield from statuses_of(core, Followed(core, keys=wanted))
 
 
 def result_of(status: Status | None) -> Any:

@@ -206,7 +206,7 @@ def test_nothing_is_lost_and_nothing_comes_twice_wherever_a_stream_is_cut(
     world = World(server.answer)
     core = world.core(timing=Timing(retries=cuts, patience=3600), chance=chance)
     keys = list(server.histories)
-    verb = verbs.stream(core, ["hello"] * len(keys)) if is_new else verbs.follow_keys(core, keys)
+    verb = verbs.stream(core, ["hello"] * len(keys)) if is_new else verbs.follow(core, keys)
     statuses, _ = world.drive(verb)
     assert len(server.creations) == is_new, "one creation, however often it was asked for"
     for key, lines in server.histories.items():
@@ -262,7 +262,7 @@ def test_only_what_has_not_ended_is_taken_up_again() -> None:
     world = World(
         script(Answer(lines([raw(A), other], DONE), cut()), Answer(lines([raw(KEYS[1], "error", result="")])))
     )
-    statuses, _ = world.drive(verbs.follow_keys(world.core(), [A, KEYS[1], A]))
+    statuses, _ = world.drive(verbs.follow(world.core(), [A, KEYS[1], A]))
     assert [status.raw for status in statuses] == [raw(A), other, DONE, raw(KEYS[1], "error", result="")]
     assert [body_of(request)["tasks"] for request in world.requests] == [KEYS[:2], [KEYS[1]]]
 
@@ -270,14 +270,14 @@ def test_only_what_has_not_ended_is_taken_up_again() -> None:
 def test_a_damaged_line_is_a_cut() -> None:
     for damage in (b"<html>\n", b"{}\n", b"[1]\n", b"3\n", b'{"status": "success", "key"\n'):
         world = World(script(Answer([*lines([raw(A)]), damage]), Answer(lines([DONE]))))
-        statuses, _ = world.drive(verbs.follow_keys(world.core(), A))
+        statuses, _ = world.drive(verbs.follow(world.core(), A))
         assert [status.raw for status in statuses] == [raw(A), DONE]
 
 
 def test_a_place_in_the_queue_is_given_when_it_changes_and_not_taken_back_by_a_stream_taken_up_again() -> None:
     third, second = raw(A, position=3, eta=None), raw(A, position=2, eta=1.5)
     world = World(script(Answer(lines([raw(A)], third, third), cut()), Answer(lines([raw(A)], third, second, DONE))))
-    statuses, _ = world.drive(verbs.follow_keys(world.core(), A))
+    statuses, _ = world.drive(verbs.follow(world.core(), A))
     assert [status.raw for status in statuses] == [raw(A), third, second, DONE]
 
 
@@ -308,11 +308,11 @@ def test_a_stream_without_a_first_line_becomes_long_polls_of_the_same_tasks() ->
 def test_a_server_that_is_away_is_not_taken_for_a_buffer() -> None:
     world = World(script(Answer([], silence()), cut(), Answer.of([DONE])))
     core = world.core()
-    world.drive(verbs.follow_keys(core, A))
+    world.drive(verbs.follow(core, A))
     assert targets(world) == ["/v1/status_stream", "/v1/status", "/v1/status"]
     away = World(script(cut(), Answer(lines([DONE]))))
     core = away.core()
-    away.drive(verbs.follow_keys(core, A))
+    away.drive(verbs.follow(core, A))
     assert targets(away) == ["/v1/status_stream"] * 2
     assert not core.is_buffered
 
@@ -320,18 +320,18 @@ def test_a_server_that_is_away_is_not_taken_for_a_buffer() -> None:
 def test_the_first_silence_of_a_stream_that_had_lines_is_a_cut_and_the_second_a_buffer() -> None:
     quiet = Answer(lines([raw(A)]), silence())
     world = World(script(quiet, quiet, Answer.of([DONE])))
-    world.drive(verbs.follow_keys(world.core(), A))
+    world.drive(verbs.follow(world.core(), A))
     assert targets(world) == ["/v1/status_stream", "/v1/status_stream", "/v1/status"]
     lively, livelier = (Answer(lines([raw(A)], raw(A, "executing", progress=n)), silence()) for n in (1, 2))
     world = World(script(quiet, lively, livelier, Answer(lines([DONE]))))
-    world.drive(verbs.follow_keys(world.core(), A))
+    world.drive(verbs.follow(world.core(), A))
     assert targets(world) == ["/v1/status_stream"] * 4
 
 
 def test_the_limits_of_silence() -> None:
     timing = Timing(heartbeat=4, first_line=3)
     world = World(script(Answer(lines([raw(A)], DONE))))
-    world.drive(verbs.follow_keys(world.core(timing=timing), A))
+    world.drive(verbs.follow(world.core(timing=timing), A))
     assert world.requests[0].silence == 3
     assert world.limits == [3, 10, END_WAIT]
 
@@ -370,7 +370,7 @@ def test_followed_tasks_are_waited_for_as_long_as_patience_lasts() -> None:
     gone = iter([Answer(lines([raw(A)]), cut())])
     world = World(lambda request: next(gone, Lost("cannot reach it", sent=False)))
     with pytest.raises(Unavailable):
-        world.drive(verbs.follow_keys(world.core(), A))
+        world.drive(verbs.follow(world.core(), A))
     assert 120 < world.now < 140
     assert max(world.pauses) <= 10
 
@@ -378,7 +378,7 @@ def test_followed_tasks_are_waited_for_as_long_as_patience_lasts() -> None:
 def test_a_stream_that_is_cut_after_each_first_line_is_asked_for_less_and_less_often_and_not_given_up() -> None:
     count = iter(range(200))
     world = World(lambda request: Answer(lines([raw(A)]), cut()) if next(count) < 100 else Answer(lines([DONE])))
-    world.drive(verbs.follow_keys(world.core(chance=Most()), A))
+    world.drive(verbs.follow(world.core(chance=Most()), A))
     assert world.pauses == [0.5, 1, 2, 4, 8, *[10] * 95]
 
 
@@ -624,7 +624,7 @@ def test_nothing_is_asked_for_nothing() -> None:
     core = world.core()
     assert world.drive(verbs.create(core, [])) == ([], [])
     assert world.drive(verbs.stream(core, [])) == ([], None)
-    assert world.drive(verbs.follow_keys(core, [])) == ([], None)
+    assert world.drive(verbs.follow(core, [])) == ([], None)
     assert world.drive(verbs.status(core, [])) == ([], [])
 
 
