@@ -116,14 +116,18 @@ class HttpProxy(Proxy):
 
 
 class BufferingProxy(HttpProxy):
-    """Passes an answer on when it is whole, as proxies do that buffer; `through` bytes of each come at once."""
+    """Passes an answer on when it is whole, as proxies do that buffer; or its first line at once, and then the rest."""
 
-    def __init__(self, url: str, *, through: int = 0) -> None:
+    def __init__(self, url: str, *, first_line: bool = False) -> None:
         super().__init__(url)
-        self._through = through
+        self._passes_first_line = first_line
 
     async def answer(self, server: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
-        await _copy(server, client.write, self._through)
+        if self._passes_first_line:
+            try:
+                client.write(await server.readuntil(b"}]\n"))
+            except asyncio.IncompleteReadError as short:
+                client.write(short.partial)
         client.write(await server.read())
         await client.drain()
 

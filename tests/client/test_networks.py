@@ -18,6 +18,7 @@ from dragon.client import DragonClientError, Timing, Unavailable
 from tests.client.both import QUICK, Both, assert_followed
 from tests.following import marks, starts
 from tests.proxies import BufferingProxy, CuttingProxy, HttpProxy
+from tests.server.talking import gauge
 from tests.system import System, eventually
 
 Make = Callable[..., Both]
@@ -114,7 +115,7 @@ async def test_long_polls_take_over_where_a_proxy_buffers(system: System, client
 async def test_a_proxy_that_lets_the_first_line_through_and_holds_back_the_others(
     system: System, client_of: Make, tmp_path: Path
 ) -> None:
-    proxy = BufferingProxy(system.url, through=1000)
+    proxy = BufferingProxy(system.url, first_line=True)
     timing = Timing(heartbeat=0.2, poll=0.2, backoff=0.01)
     async with proxy.serving(), client_of(proxy.url, timing=timing) as both:
         statuses = await both.all("stream", marking(tmp_path / "marks", 1, 6, 4.0))
@@ -151,18 +152,17 @@ async def test_a_server_that_is_full_is_asked_again(own_system: Callable[..., Sy
     async with client_of(system.url, timing=Timing(retries=0)) as both:
         slow = (await both.call("create", ("test.async_sleep", {"seconds": 5})))[0]
         following = asyncio.create_task(both.all("follow", slow))
-        await eventually(lambda: _refused(both))
+        await eventually(lambda: _has_streams(system, 1))
+        with pytest.raises(Unavailable, match="1 streams and waiting calls open") as caught:
+            await both.call("run", "hello")
+        assert caught.value.retry_after == 2
         await both.call("cancel", slow)
         await following
 
 
-async def _refused(both: Both) -> bool:
-    try:
-        await both.call("run", "hello")
-    except Unavailable as error:
-        assert error.retry_after == 2
-        return True
-    return False
+async def _has_streams(system: System, count: int) -> bool:
+    async with system.client() as client, client.session.get("/metrics") as response:
+        return gauge(await response.text(), "dragon_streams") == count
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
