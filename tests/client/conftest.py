@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 
 import pytest
@@ -27,3 +28,11 @@ def client_of(kind: str) -> Callable[..., Both]:
 def make(client_of: Callable[..., Both], system: System) -> Callable[..., Both]:
     """Makes a client of the shared system."""
     return lambda **settings: client_of(system.url, **settings)
+
+
+@pytest.fixture
+def chance() -> random.Random:
+    """Its seed is in the output of a test that fails."""
+    seed = random.SystemRandom().randrange(1 << 32)
+    print(f"seed {seed}")
+    return random.Random(seed)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dragon.client import verbs
+from dragon.client import operations, verbs
 from dragon.client.calls import END_WAIT
 from dragon.client.errors import (
     BadRequest,
@@ -685,24 +687,109 @@ def test_a_log_is_read_page_after_page() -> None:
 
 
 def test_a_log_that_is_followed_is_taken_up_again_where_it_was_cut() -> None:
-    world = World(
-        script(
-            page(1),
-            page(),
-            Answer([*lines(line(2)), b" ", *lines(line(3)), b'{"numb'], cut()),
-            page(),
-            Answer(lines(line(3), line(4))),
-            page(ended=True),
-        )
-    )
+    cuts = [Answer([*lines(line(2)), b" ", *lines(line(3)), b'{"numb'], cut()), Answer(lines(line(3), line(4)))]
+    full = Answer.of({"message": "full"}, 503)
+    ends = [page(), full, page(), Answer([*lines(line(5)), b"3\n"]), page(ended=True)]
+    world = World(script(page(1), page(), cuts[0], page(), cuts[1], *ends))
     given, _ = world.drive(verbs.log(world.core(), A, follow=True))
-    assert [one.number for one in given] == [1, 2, 3, 4]
-    assert targets(world)[2] == f"/v1/log?task={A}&after=1&follow=true"
-    assert targets(world)[4] == f"/v1/log?task={A}&after=3&follow=true"
+    assert [one.number for one in given] == [1, 2, 3, 4, 5]
+    followed = [target for target in targets(world) if "follow" in target]
+    assert followed == [f"/v1/log?task={A}&after={after}&follow=true" for after in (1, 3, 4, 4)]
 
 
 def test_a_log_that_something_holds_back_is_read_in_pages() -> None:
     world = World(script(page(), silence(), page(1), page(), page(2), page(ended=True)))
-    given, _ = world.drive(verbs.log(world.core(), A, follow=True))
+    given, _ = world.drive(verbs.log(world.core(chance=Least()), A, follow=True))
     assert [one.number for one in given] == [1, 2]
-    assert world.pauses == [2.0]
+    assert world.pauses == [0, 2.0]
+
+
+# What an operator sees
+
+
+class Least(random.Random):
+    """Draws the smallest number that there may be."""
+
+    def uniform(self, a: float, b: float) -> float:
+        return a
+
+
+def row(key: str, status: str) -> dict[str, Any]:
+    return {"key": key, "status": status}
+
+
+def test_changes_are_given_once_also_when_their_stream_is_cut() -> None:
+    one, two, done = row("A", "queued"), row("B", "queued"), row("A", "success")
+    world = World(
+        script(
+            Answer(lines([two, one], done), cut()),
+            Answer(lines([done, two])),
+            Answer([], silence()),
+            Answer.of({"tasks": [two, done], "next": None}),
+            Answer.of({"tasks": [one, two, done], "next": None}),
+        )
+    )
+    given, _ = world.drive(operations.changes(world.core(), state="", name=None, limit=5), most=4)
+    assert given == [two, one, done, one]
+    assert set(targets(world)[:3]) == {"/v1/operator/tasks_stream?state=&limit=5"}
+    assert targets(world)[3:] == ["/v1/operator/tasks?state=&limit=5"] * 2
+    assert all(request.authorized for request in world.requests)
+
+
+def test_overviews_go_on_over_cuts() -> None:
+    world = World(script(Answer(lines({"n": 1}, {"n": 2}), cut()), Answer(lines({"n": 2}, {"n": 3}))))
+    assert world.drive(operations.overviews(world.core()), most=3)[0] == [{"n": 1}, {"n": 2}, {"n": 3}]
+
+
+def test_what_was_given_is_not_remembered_for_ever() -> None:
+    many = [row(str(number), "queued") for number in range(3 * operations.REMEMBERED)]
+    given = operations._Given()
+    assert len(list(given.give([many]))) == len(many)
+    assert len(given._items) == operations.REMEMBERED
+    assert list(given.give([many[-10:]])) == []
+
+
+def test_the_operators_calls() -> None:
+    group = "0123456789abcdef"
+    calls: list[tuple[Any, str, str, Any]] = [
+        (operations.overview, "GET", "overview", None),
+        (operations.account, "GET", "account", None),
+        (
+            partial(operations.tasks, state="error", since=datetime(2026, 1, 2, tzinfo=UTC), after=None),
+            "GET",
+            "tasks?state=error&since=2026-01-02T00%3A00%3A00%2B00%3A00",
+            None,
+        ),
+        (partial(operations.task, key=A), "GET", f"tasks/{A}", None),
+        (partial(operations.failures, name="a b"), "GET", "failures?name=a%20b", None),
+        (partial(operations.history, period="day"), "GET", "history?period=day", None),
+        (partial(operations.retry, keys=[A, read("K")]), "POST", "retry", {"tasks": [A, "K"]}),
+        (partial(operations.retry, group=group, limit=5), "POST", "retry", {"group": group, "limit": 5}),
+        (partial(operations.pause, queue="a/b"), "POST", "queues/a%2Fb", {"action": "pause"}),
+        (partial(operations.resume, queue="low"), "POST", "queues/low", {"action": "resume"}),
+        (partial(operations.clear, queue="low"), "POST", "queues/low", {"action": "clear"}),
+    ]
+    for verb, method, path, body in calls:
+        world = World(script(Answer.of({"the": "answer"})))
+        assert world.drive(verb(world.core()))[1] == {"the": "answer"}
+        (request,) = world.requests
+        assert (request.method, request.target) == (method, f"/v1/operator/{path}")
+        assert (body_of(request), request.authorized) == (body, True)
+        assert request.repeatable is (body != {"action": "clear"})
+    world = World(script(Answer.of([DONE])))
+    assert world.drive(operations.cancel(world.core(), A))[1] == [read(A, "success", result=1)]
+    wrong: Any
+    for wrong in ({}, {"keys": A, "group": group}):
+        with pytest.raises(ValueError, match="give keys or group, one of them"):
+            operations.retry(world.core(), **wrong)
+
+
+def test_rows_are_all_pages() -> None:
+    pages = [
+        {"tasks": [row("A", "queued")], "next": "c1"},
+        {"tasks": [], "next": "c2"},
+        {"tasks": [row("B", "error")], "next": None},
+    ]
+    world = World(script(*map(Answer.of, pages)))
+    assert world.drive(operations.rows(world.core(), name="x"))[0] == [row("A", "queued"), row("B", "error")]
+    assert targets(world) == ["/v1/operator/tasks?name=x" + after for after in ("", "&after=c1", "&after=c2")]

@@ -27,14 +27,6 @@ Make = Callable[..., Both]
 WARY = Timing(first_line=0.5, poll=0.2)
 
 
-@pytest.fixture
-def chance() -> random.Random:
-    """Its seed is in the output of a test that fails."""
-    seed = random.SystemRandom().randrange(1 << 32)
-    print(f"seed {seed}")
-    return random.Random(seed)
-
-
 def marking(path: Path, count: int, reports: int, seconds: float) -> list[dict[str, Any]]:
     task = {"task_name": "test.async_mark", "path": str(path), "reports": reports, "seconds": seconds}
     return [task] * count
