@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +27,7 @@ from dragon.client import (
 )
 from dragon.client.asynchronous import AsyncOperator
 from dragon.client.blocking import Operator
+from dragon.config import ROOT
 from dragon.errors import DragonError
 from tests.client.both import Both, assert_followed
 from tests.server.talking import gauge
@@ -287,3 +290,20 @@ def test_a_status_says_what_a_reader_wants_and_not_everything() -> None:
     assert repr(Status.read(raw)) == (
         f"Status(key='{UNKNOWN}', status='success', events={{'queued': 'x'}}, progress=None, result=5)"
     )
+
+
+def test_a_blocking_client_works_on_both_sides_of_a_fork(system: System) -> None:
+    program = f"""
+import os
+from dragon.client import Dragon
+with Dragon({system.url!r}, secret="123456") as client:
+    print(client.run("hello", name="before"), flush=True)
+    child = os.fork()
+    for number in range(20):
+        assert client.run("hello", name=f"{{child}}.{{number}}") == f"Hello {{child}}.{{number}}"
+    if child:
+        print(os.waitpid(child, 0)[1], flush=True)
+"""
+    command = [sys.executable, "-W", "error", "-c", program]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=40)
+    assert (done.stdout, done.stderr) == ("Hello before\n0\n", "")
