@@ -87,12 +87,13 @@ async def test_what_a_killed_worker_has_left_is_counted_by_the_one_that_ends_it(
     await counted(system, {"test.gated_file_once": {"error": 1}})
 
 
+@pytest.mark.timeout(180)  # RQ forks and imports for each job
 async def test_rqs_own_worker_measures_too(own_system: OwnSystem) -> None:
     system = own_system()
     system.start_server()
     async with system.client() as client:
         start_rq_worker(system, "default")
-        await client.create({"task_name": "hello"}, {"task_name": "test.task_error"}, block=True, timeout=50)
+        await client.create({"task_name": "hello"}, {"task_name": "test.task_error"}, block=True, timeout=120)
     await counted(system, {"hello": {"success": 1}, "test.task_error": {"error": 1}})
     with redis.Redis.from_url(system.config.redis.url) as connection:
         lives = [connection.ttl(name) for name in connection.scan_iter("dragon:measures:flushed:*")]
