@@ -28,7 +28,7 @@ GROUPS = [
         },
     ),
     ("stores", {"connections", "embedded", "redis_check", "store", "files", "fetch"}),
-    ("rules", {"queue", "auth", "feed", "streams", "service"}),
+    ("rules", {"queue", "auth", "feed", "streams", "service", "sampling", "operator"}),
     ("edges", {"server", "worker", "supervisor", "cli", "__main__"}),
 ]
 #: Strangers that meet in Redis, each with what it may not import although it stands in the same group.
@@ -72,7 +72,7 @@ def test_tasks_import_nothing_of_dragon_but_dragon_task() -> None:
 
 
 def test_the_core_knows_nothing_of_http_paths() -> None:
-    for name in ("service", "queue", "feed", "status", "definition"):
+    for name in ("service", "operator", "queue", "feed", "status", "definition"):
         text = (ROOT / "dragon" / f"{name}.py").read_text("utf-8")
         assert '"/v1' not in text, name
         assert "aiohttp" not in text, name

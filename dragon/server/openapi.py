@@ -5,6 +5,7 @@ The page at /docs is made of it too. tests/server/test_pages.py holds it against
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -55,6 +56,8 @@ parameters) is an ordinary status of a task that has already ended in an error, 
 _TAGS = {
     "create and follow": "Create tasks, follow them, cancel them.",
     "output files": "Wait for a task, and be led to its output file.",
+    "operator": "See what runs, what waits and what failed, and act on it. By a secret key in the header alone; an "
+    "account with `operator = true` sees and changes the tasks of all accounts, any other its own.",
     "server": "What the server says of itself.",
     "pages": "Pages for people, and what they are made of.",
 }
@@ -148,6 +151,7 @@ def _schemas(config: Config) -> dict[str, Schema]:
         "StatusBody": _object({"tasks": keys, **waiting, "details": details}, ["tasks"]),
         "StatusStreamBody": _object({"tasks": keys}, ["tasks"]),
         "CatalogueEntry": _CATALOGUE_ENTRY,
+        **_OPERATOR_SCHEMAS,
     }
 
 
@@ -223,6 +227,98 @@ _CATALOGUE_ENTRY = _object(
     },
     ["name", "description", "parameters", "result", "output_files", "queue", "timeout", "max_attempts", "workers"],
 )
+
+
+# --- The operator's schemas -------------------------------------------------------------------------------------------
+
+_NUMBER_OR_NULL: Schema = {"type": ["number", "null"]}
+_COUNT: Schema = {"type": "integer", "minimum": 0}
+_COUNT_OR_NULL: Schema = {"type": ["integer", "null"], "minimum": 0}
+
+
+def _whole(properties: Mapping[str, Any], **more: Any) -> Schema:
+    """An object that always has all of its members."""
+    return _object(properties, properties, **more)
+
+
+_WORKER = _whole(
+    {
+        "id": {"type": "string"},
+        "hostname": {"type": "string"},
+        "pid": {"type": ["integer", "null"]},
+        "queues": {"type": "array", "items": {"type": "string"}},
+        "executors": {
+            "type": "array",
+            "items": _whole(
+                {
+                    "pid": {"type": "integer"},
+                    "kind": {"enum": ["def", "async", "rq"]},
+                    "tasks": {
+                        "type": "array",
+                        "items": _whole(
+                            {
+                                "key": {"type": "string"},
+                                "name": {"type": "string"},
+                                "started": {"type": ["string", "null"]},
+                            }
+                        ),
+                    },
+                }
+            ),
+        },
+        "lease": {"type": "number", "description": "Seconds that it has left to give the next sign of life."},
+        "kind": {"enum": ["dragon", "rq"]},
+    }
+)
+_OPERATOR_SCHEMAS: dict[str, Schema] = {
+    "OwnAccount": _whole(
+        {
+            "id": {"type": "string"},
+            "name": {"type": ["string", "null"]},
+            "operator": {"type": "boolean"},
+            "limits": {"type": "object", "additionalProperties": _COUNT_OR_NULL},
+            "tasks_queued": _COUNT,
+            "bytes_stored": _COUNT,
+        }
+    ),
+    "Overview": _whole(
+        {
+            "time": _DATE,
+            "queues": {
+                "type": "array",
+                "items": _whole(
+                    {
+                        "name": {"type": "string"},
+                        "waiting": _COUNT,
+                        "executing": _COUNT,
+                        "paused": {"type": "boolean"},
+                        "oldest": _NUMBER_OR_NULL | {"description": "Seconds that the first has waited."},
+                        "workers": _COUNT,
+                    }
+                ),
+            },
+            "workers": {"type": "array", "items": _WORKER},
+            "rates": _whole(
+                dict.fromkeys(["per_second", "errors_per_second", "waiting_p50", "waiting_p95"], _NUMBER_OR_NULL),
+                description="Of the last minute.",
+            ),
+            "counts": _whole(
+                {"waiting": _COUNT, "executing": _COUNT, "success": _COUNT_OR_NULL, "error": _COUNT_OR_NULL},
+                description="Tasks that are kept.",
+            ),
+            "suspended": {"type": "boolean", "description": "By `rq suspend`."},
+            "streams": _COUNT | {"description": "Open streams and waiting calls of this server process."},
+            "redis": _whole(
+                {
+                    "version": {"type": ["string", "null"]},
+                    "memory_bytes": _COUNT_OR_NULL,
+                    "persistence": {"type": ["string", "null"]},
+                }
+            ),
+        },
+        description="Everything in one moment. `null` is what is not known, or not the account's own.",
+    ),
+}
 
 
 # --- The tasks' own schemas -------------------------------------------------------------------------------------------
@@ -437,7 +533,8 @@ _ANYWHERE = [*_BY_HEADER, {"secretQuery": []}, {"apiKeyQuery": []}, {}]
 
 def _paths(config: Config) -> dict[str, Any]:
     paths: dict[str, Any] = {}
-    for names, method, operation in [*_task_calls(config), *_file_calls(config), *_server_calls(), *_page_calls()]:
+    groups = (_task_calls(config), _file_calls(config), _operator_calls(), _server_calls(), _page_calls())
+    for names, method, operation in itertools.chain(*groups):
         for path in names:
             parameters = [*_path_parameters(path), *operation.get("parameters", [])]
             placed = operation | ({"parameters": parameters} if parameters else {})
@@ -730,6 +827,51 @@ _SIGNATURE = [
     _query("exp", "Until when the signature is valid: unix time.", {"type": "integer"}),
     _query("sig", "The signature.", {"type": "string"}),
 ]
+
+
+_OPERATOR: list[dict[str, list[str]]] = [{"secretHeader": []}]
+_OPERATED = {"401": "Unauthorized", "503": "Unavailable"}
+_AUTHORIZED = "-H 'Authorization: Secret $SECRET'"
+
+
+def _operator_calls() -> Iterator[_Call]:
+    yield (
+        ("/v1/operator/account",),
+        "get",
+        _operation(
+            "operator",
+            "Who am I",
+            "The account of the key, its limits, and what it uses of them.",
+            {"200": _answer("The account.", _content(_ref("OwnAccount"))), **_OPERATED},
+            f"curl $ADDRESS$PATH {_AUTHORIZED}",
+            security=_OPERATOR,
+        ),
+    )
+    yield (
+        ("/v1/operator/overview",),
+        "get",
+        _operation(
+            "operator",
+            "Everything at a glance",
+            "Queues, workers and what their executors do, rates, and how Redis is.",
+            {"200": _answer("The overview.", _content(_ref("Overview"))), **_OPERATED},
+            f"curl $ADDRESS$PATH {_AUTHORIZED}",
+            security=_OPERATOR,
+        ),
+    )
+    yield (
+        ("/v1/operator/overview_stream",),
+        "get",
+        _operation(
+            "operator",
+            "Everything at a glance, live",
+            "A line with the overview at once, and then one a second while something other than the time changes. "
+            "In silence a space is sent now and then. The body does not end by itself.",
+            {"200": _answer("Overviews.", _content({"type": "string"}, "application/x-ndjson")), **_OPERATED},
+            f"curl -N --max-time 2 $ADDRESS$PATH {_AUTHORIZED} || true",
+            security=_OPERATOR,
+        ),
+    )
 
 
 def _server_calls() -> Iterator[_Call]:
