@@ -90,6 +90,7 @@ class FakeOperator:
     groups: list[dict[str, Any]] = field(default_factory=list)
     samples: list[dict[str, Any]] = field(default_factory=list)
     account: dict[str, Any] = field(default_factory=lambda: {"id": "demo", "name": "demo", "operator": True})
+    secret: str = SECRET
     away: bool = False  # as without Redis
     asked: list[tuple[str, str, Any]] = field(default_factory=list)
     listeners: dict[str, list[asyncio.Queue[bytes | None]]] = field(default_factory=dict)
@@ -121,7 +122,7 @@ class FakeOperator:
     @web.middleware
     async def check(self, request: web.Request, handler: Any) -> web.StreamResponse:
         if request.path.startswith("/v1/operator"):
-            if request.headers.get("Authorization") != SECRET:
+            if request.headers.get("Authorization") != self.secret:
                 return answer({"status": "error", "message": "unknown secret key"}, 401)
             if self.away:
                 return answer({"status": "error", "message": "Redis cannot be reached"}, 503)

@@ -29,20 +29,20 @@ export function Now({ account }) {
   if (!snapshot) return html`<h1>Now</h1><${Loading} what="Waiting for the first snapshot" />`;
   return html`
     <h1>Now</h1>
-    <${Problems} snapshot=${snapshot} />
+    <${Problems} snapshot=${snapshot} operator=${account.operator} />
     <${Figures} snapshot=${snapshot} past=${past} />
     <${Queues} queues=${snapshot.queues} operator=${account.operator} />
-    <${Workers} workers=${snapshot.workers} />
+    ${account.operator && html`<${Workers} workers=${snapshot.workers} />`}
     <${Below} snapshot=${snapshot} />
   `;
 }
 
-function Problems({ snapshot }) {
+function Problems({ snapshot, operator }) {
   const left = snapshot.queues.filter((queue) => queue.waiting > 0 && queue.workers === 0);
   return html`
     ${snapshot.suspended && html`<${Banner}>RQ is suspended: no worker takes a task until <code>rq resume</code>.<//>`}
     ${left.map((queue) => html`<${Banner} key=${queue.name}>No worker serves the queue <b>${queue.name}</b>: ${many(queue.waiting, "task waits", "tasks wait")} there.<//>`)}
-    ${!snapshot.workers.length && !left.length && html`<${Banner}>No worker is registered. Start one with <code>dragon worker</code>.<//>`}
+    ${operator && !snapshot.workers.length && !left.length && html`<${Banner}>No worker is registered. Start one with <code>dragon worker</code>.<//>`}
   `;
 }
 
@@ -51,13 +51,14 @@ function Figures({ snapshot, past }) {
   const curve = (pick) => past.map((old) => pick(old) ?? 0);
   const waiting = (old) => old.counts.waiting;
   const executing = (old) => old.counts.executing;
+  const ended = counts.success === null ? null : counts.success + counts.error;
   return html`<dl class="figures" aria-label="Figures">
     <${Figure} name="Waiting" value=${count(counts.waiting)} curve=${curve(waiting)} href=${address("tasks", { state: "waiting" })} />
     <${Figure} name="Executing" value=${count(counts.executing)} curve=${curve(executing)} href=${address("tasks", { state: "executing" })} />
     <${Figure} name="Tasks a second" value=${rate(rates.per_second)} curve=${curve((old) => old.rates.per_second)} />
     <${Figure} name="Errors a second" value=${rate(rates.errors_per_second)} curve=${curve((old) => old.rates.errors_per_second)} kind=${rates.errors_per_second > 0 ? "bad" : ""} href="#/failures" />
-    <${Figure} name="Waiting time" value=${duration(rates.waiting_p50 ?? NaN)} more=${`p95 ${duration(rates.waiting_p95 ?? NaN)}`} />
-    <${Figure} name="Ended" value=${count(counts.success + counts.error)} more=${`${count(counts.error)} in an error`} />
+    <${Figure} name="Waiting time" value=${duration(rates.waiting_p50)} more=${`p95 ${duration(rates.waiting_p95)}`} />
+    <${Figure} name="Ended" value=${count(ended)} more=${`${count(counts.error)} in an error`} />
   </dl>`;
 }
 
@@ -76,7 +77,7 @@ function Queues({ queues, operator }) {
     ${!queues.length && html`<${Empty} title="No queue yet">A queue appears with its first task or its first worker.<//>`}
     ${queues.length > 0 &&
     html`<div class="panel"><table class="queues">
-      <thead><tr><th scope="col">Queue</th><th scope="col" class="n">Waiting</th><th scope="col" class="n">Executing</th><th scope="col" class="n wide">Oldest</th><th scope="col" class="n wide">Workers</th>${operator && html`<th scope="col" class="end"><span class="hidden">Actions</span></th>`}</tr></thead>
+      <thead><tr><th scope="col">Queue</th><th scope="col" class="n">Waiting</th><th scope="col" class="n wide">Executing</th><th scope="col" class="n wide">Oldest</th><th scope="col" class="n wide">Workers</th>${operator && html`<th scope="col" class="end"><span class="hidden">Actions</span></th>`}</tr></thead>
       <tbody>${queues.map((queue) => html`<${Queue} key=${queue.name} queue=${queue} operator=${operator} />`)}</tbody>
     </table></div>`}
   </section>`;
@@ -86,8 +87,8 @@ function Queue({ queue, operator }) {
   const oldest = queue.oldest === null ? "–" : coarse(queue.oldest);
   return html`<tr data-queue=${queue.name}>
     <th scope="row"><span class="name">${queue.name}</span>${queue.paused && html` <span class="tag" data-kind="warning">paused</span>`}</th>
-    <td class="n">${count(queue.waiting)}</td>
-    <td class="n">${count(queue.executing)}</td>
+    <td class="n">${count(queue.waiting)}<span class="narrow quiet">${count(queue.executing)} executing</span></td>
+    <td class="n wide">${count(queue.executing)}</td>
     <td class="n wide">${oldest}</td>
     <td class="n wide">${queue.workers === 0 && queue.waiting > 0 ? html`<b class="bad">none</b>` : count(queue.workers)}</td>
     ${operator && html`<td class="end"><${QueueActs} queue=${queue} /></td>`}
@@ -156,7 +157,11 @@ function Running({ since }) {
 
 function Below({ snapshot }) {
   const { redis, streams } = snapshot;
-  return html`<p class="below">
-    Redis ${redis.version} · ${bytes(redis.memory_bytes)} · kept: ${redis.persistence} · ${many(streams, "stream")} open · as of <${When} at=${snapshot.time} />
-  </p>`;
+  const facts = [
+    redis.version && `Redis ${redis.version}`,
+    redis.memory_bytes && bytes(redis.memory_bytes),
+    redis.persistence && `persistence: ${redis.persistence}`,
+    `${many(streams, "stream")} open`,
+  ];
+  return html`<p class="below">${facts.filter(Boolean).join(" · ")} · last change <${When} at=${snapshot.time} /></p>`;
 }

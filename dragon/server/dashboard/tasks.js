@@ -89,6 +89,7 @@ export function namesOf(catalogue) {
 
 function List({ filters, account }) {
   const frame = useFrame();
+  useNow(); // "3 s ago" stays true
   const list = useMemo(() => new TaskList(filters, frame), []);
   const [selected, setSelected] = useState(new Set());
   const [isPaused, setPaused] = useState(false);
@@ -233,7 +234,6 @@ function Since({ at }) {
 
 function Foot({ list }) {
   const { rows } = list;
-  useNow(); // "3 s ago" stays true
   if (list.error) return html`<${Banner}>${list.error} <button type="button" class="small" onClick=${() => list.goOnSearching()}>Try again</button><//>`;
   if (!list.started || (list.loading && !rows.length)) return html`<${Loading} what=${list.searched ? `Searching, ${many(list.searched, "task")} so far` : "Loading"} />`;
   if (list.asksToGoOn && !list.complete) return html`<p class="foot">Searched ${many(list.searched, "task")}. <button type="button" class="small" onClick=${() => list.goOnSearching()}>Search on</button></p>`;
