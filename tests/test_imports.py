@@ -23,12 +23,13 @@ GROUPS = [
             "addresses",
             "referrers",
             "signing",
+            "masking",
             "processes",
             "__init__",
         },
     ),
     ("stores", {"connections", "embedded", "redis_check", "store", "files", "fetch"}),
-    ("rules", {"queue", "auth", "feed", "streams", "service", "sampling", "operator"}),
+    ("rules", {"queue", "auth", "feed", "streams", "service", "sampling", "overview", "failures", "operator"}),
     ("edges", {"server", "worker", "supervisor", "cli", "__main__"}),
 ]
 #: Strangers that meet in Redis, each with what it may not import although it stands in the same group.

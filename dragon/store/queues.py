@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from dragon.connections import Redis
+from dragon.keys import is_key
 from dragon.store import names
 from dragon.store.scripts import script
 
@@ -71,6 +72,19 @@ def _age(date: str, now: float) -> float | None:
 
 def _counted(value: bytes | int) -> int | None:
     return None if int(value) < 0 else int(value)
+
+
+async def lists_of(redis: Redis, queue: str) -> list[str]:
+    """The lists that hold what waits in a queue, its own the last: when that is empty a lane takes its place."""
+    found = {name.decode(errors="replace") for name in await redis.command("SMEMBERS", names.RQ_QUEUES)}
+    own = names.RQ_QUEUE + queue
+    return [*sorted(name for name in found if name.startswith(f"{own}@")), own]
+
+
+async def piece(redis: Redis, name: str, first: int, count: int) -> list[str]:
+    """Keys in a list, from its head on; "" for what is no key."""
+    raw = await redis.command("LRANGE", name, first, first + count - 1)
+    return [key if is_key(key) else "" for key in (one.decode(errors="replace") for one in raw)]
 
 
 async def paused(redis: Redis) -> set[str]:
