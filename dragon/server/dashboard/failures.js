@@ -7,6 +7,7 @@ import { count, many } from "./format.js";
 import { useNow, useStream } from "./hooks.js";
 import { Act, ask, Banner, Check, Empty, Loading, shortKey, When } from "./parts.js";
 import { address, replace, taskAddress } from "./router.js";
+import { NameField } from "./tasks.js";
 
 const SPANS = [
   ["", "All that is kept", 0],
@@ -45,7 +46,7 @@ function Groups({ span, name }) {
     <div class="title"><h1>Failures</h1></div>
     <form class="filters" role="search" aria-label="Filter the failures" onSubmit=${(event) => event.preventDefault()}>
       <label class="field"><span class="hidden">Since</span><select value=${span} onChange=${(event) => set({ since: event.currentTarget.value })}>${SPANS.map(([value, word]) => html`<option key=${value} value=${value} selected=${value === span}>${word}</option>`)}</select></label>
-      <label class="field"><span class="hidden">Task name</span><input type="search" placeholder="Task name" value=${name} onChange=${(event) => set({ name: event.currentTarget.value.trim() })} autocomplete="off" spellcheck=${false} /></label>
+      <${NameField} name=${name} onPick=${(value) => set({ name: value })} />
     </form>
     ${error && html`<${Banner}>${error}<//>`}
     ${!found && !error && html`<${Loading} what="Grouping the failures" />`}

@@ -118,7 +118,7 @@ function Title({ task, status, read }) {
     <div class="title">
       <h1>${task.task_name} <${Status} status=${status.status} /></h1>
       <div class="acts">
-        ${isOver && !task.retried_as && html`<${Act} onAct=${retry}>Retry<//>`}
+        ${status.status === "error" && !task.retried_as && html`<${Act} onAct=${retry}>Retry<//>`}
         ${!isOver && html`<${Act} class="danger-text" onAct=${cancel}>Cancel<//>`}
       </div>
     </div>

@@ -1,6 +1,9 @@
 // The tasks that a list holds: pages of older ones, and every new or changed one as the stream tells it.
 //
-// The stream is asked without the state, because a task that leaves a state has to leave the list: the state is looked at
+// The stream tells once a second what is new on its first page. When as many rows are new as it has places, there may have
+// been more: what stands below them is then forgotten, and read again in pages.
+//
+// It is asked without the state, because a task that leaves a state has to leave the list: the state is looked at
 // here. New tasks wait in `held` while the reader is further down, so that nothing moves under the finger.
 
 import { call, withQuery } from "./api.js";
@@ -8,6 +11,8 @@ import { isFinal } from "./parts.js";
 import { unix } from "./format.js";
 
 const PAGE = 100; // rows of one call
+const STREAMED = 200; // rows of the stream's first page
+const SAME_LOOK = 500; // ms within which rows of the stream come from one look
 const MOST_LIVE = 2000; // rows that are kept while nobody scrolls: older ones are read again when they are wanted
 const MOST_ROWS = 100_000;
 const PIECES = 20; // calls without a find after which the reader is asked whether to go on
@@ -39,7 +44,9 @@ export class TaskList {
     this.fruitless = 0; // calls in a row that found nothing
     this.error = "";
     this.stale = false;
-    this.gap = false; // held rows were dropped
+    this.gap = false; // between the rows and the held ones there may be others
+    this.look = { at: 0, rows: 0, oldest: "" }; // of the stream: when, how many were new, since when
+    this.cut = ""; // below this date something may be missing
     this.stopped = new AbortController();
   }
 
@@ -58,13 +65,28 @@ export class TaskList {
   // --- From the stream ---
 
   open() {
-    return ["GET", withQuery("/v1/operator/tasks_stream", { ...this.filters, state: undefined })];
+    return ["GET", withQuery("/v1/operator/tasks_stream", { ...this.filters, state: undefined, limit: STREAMED })];
   }
 
   value(line) {
-    if (!Array.isArray(line)) return this.take(line);
+    if (!Array.isArray(line)) return this.tell(line);
+    this.look = { at: 0, rows: 0, oldest: "" };
     for (const row of line) this.take(row);
     return this.refresh();
+  }
+
+  /** A row that is new or has changed since the look before. */
+  tell(row) {
+    if (!this.known.has(row.key) && !this.held.has(row.key)) this.count(row);
+    this.take(row);
+  }
+
+  count(row) {
+    const now = performance.now();
+    if (now - this.look.at > SAME_LOOK) this.look = { at: now, rows: 0, oldest: row.queued };
+    this.look.rows += 1;
+    if (row.queued < this.look.oldest) this.look.oldest = row.queued;
+    if (this.look.rows >= STREAMED) this.cut = this.look.oldest;
   }
 
   /** One row of the stream. */
@@ -114,12 +136,23 @@ export class TaskList {
 
   /** What came in since the last frame joins the list, or waits to be let in. */
   settle() {
+    if (this.cut) this.cutBelow();
     if (!this.incoming.size) return;
     const place = this.holding ? this.held : this.known;
     const fresh = [...this.incoming.values()];
     this.incoming.clear();
     if (place === this.held) this.hold(fresh);
     else this.insert(fresh);
+  }
+
+  /** There may be tasks between the new rows and those below that nobody has told of. */
+  cutBelow() {
+    if (this.holding) this.gap = true;
+    else {
+      this.rows = this.rows.filter((row) => row.queued >= this.cut || !this.known.delete(row.key));
+      this.cursor = undefined;
+    }
+    this.cut = "";
   }
 
   hold(fresh) {

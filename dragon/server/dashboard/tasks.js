@@ -54,8 +54,7 @@ function Filters({ filters, account }) {
       ${STATES.map(([state, word]) => html`<button type="button" key=${state} aria-pressed=${filters.state === state} onClick=${() => set("state", state, 0)}>${word}</button>`)}
     </div>
     <label class="field grow"><span class="hidden">Text or key</span><input id="filter-text" type="search" placeholder="Text or key" value=${draft.text} onInput=${type("text")} autocomplete="off" spellcheck=${false} /></label>
-    <label class="field"><span class="hidden">Task name</span><input id="filter-name" type="search" list="task-names" placeholder="Task name" value=${draft.name} onInput=${type("name")} autocomplete="off" spellcheck=${false} /></label>
-    <${Names} />
+    <${NameField} name=${filters.name} onPick=${(value) => set("name", value, 0)} />
     <button type="button" aria-expanded=${more} aria-controls="more-filters" onClick=${() => setMore(!more)}>${more ? "Fewer" : "More"}</button>
     ${isFiltered && html`<a class="clear" href="#/tasks">Clear filters</a>`}
     <div id="more-filters" class="more-filters" hidden=${!more}>
@@ -66,21 +65,25 @@ function Filters({ filters, account }) {
   </form>`;
 }
 
-/** The names of the catalogue, offered while one is typed. */
-function Names() {
+/** A task name out of the catalogue, or the one that stands in the address. */
+export function NameField({ name, onPick }) {
   const [names, setNames] = useState([]);
   useEffect(() => {
     const stop = new AbortController();
     call("GET", "/v1/tasks", { signal: stop.signal }).then(
       (catalogue) => setNames(namesOf(catalogue)),
-      () => {}, // the field works without
+      () => {}, // all names remain
     );
     return () => stop.abort();
   }, []);
-  return html`<datalist id="task-names">${names.map((name) => html`<option key=${name} value=${name} />`)}</datalist>`;
+  const known = [...new Set(name ? [...names, name] : names)].sort();
+  return html`<label class="field"><span class="hidden">Task name</span><select id="filter-name" value=${name} onChange=${(event) => onPick(event.currentTarget.value)}>
+    <option value="" selected=${!name}>All task names</option>
+    ${known.map((word) => html`<option key=${word} value=${word} selected=${word === name}>${word}</option>`)}
+  </select></label>`;
 }
 
-export function namesOf(catalogue) {
+function namesOf(catalogue) {
   const tasks = Array.isArray(catalogue) ? catalogue : catalogue.tasks ?? [];
   return tasks.map((task) => task.name ?? task.task_name).filter(Boolean).sort();
 }
@@ -245,11 +248,11 @@ function Foot({ list }) {
 
 function Bar({ list, selected, setSelected, isPaused, setPaused }) {
   const chosen = list.rows.filter((row) => selected.has(row.key));
-  const ended = chosen.filter((row) => isFinal(row.status)).map((row) => row.key);
+  const failed = chosen.filter((row) => row.status === "error" && !row.retried_as).map((row) => row.key);
   const going = chosen.filter((row) => !isFinal(row.status)).map((row) => row.key);
   const retry = async () => {
-    if (ended.length > 1 && !(await ask({ title: `Retry ${many(ended.length, "task")}?`, text: "Each becomes a new task with the same parameters. A task that was retried before is not retried again.", action: "Retry" }))) return;
-    await retryTasks(ended);
+    if (failed.length > 1 && !(await ask({ title: `Retry ${many(failed.length, "task")}?`, text: "Each becomes a new task with the same parameters.", action: "Retry" }))) return;
+    await retryTasks(failed);
     setSelected(new Set());
   };
   const cancel = async () => {
@@ -261,7 +264,7 @@ function Bar({ list, selected, setSelected, isPaused, setPaused }) {
   return html`<div class="bar">
     <p class="quiet" role="status">${chosen.length ? `${count(chosen.length)} selected` : `${count(list.rows.length)}${list.complete ? "" : "+"} loaded`}</p>
     ${chosen.length > 0 &&
-    html`<${Act} class="small" onAct=${retry} disabled=${!ended.length}>Retry ${ended.length || ""}<//>
+    html`<${Act} class="small" onAct=${retry} disabled=${!failed.length}>Retry ${failed.length || ""}<//>
       <${Act} class="small danger-text" onAct=${cancel} disabled=${!going.length}>Cancel ${going.length || ""}<//>
       <button type="button" class="small" onClick=${() => setSelected(new Set())}>Select none</button>`}
     <button type="button" class="small push" aria-pressed=${isPaused} onClick=${() => setPaused(!isPaused)} title="New tasks wait above the list">Hold</button>
