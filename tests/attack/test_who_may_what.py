@@ -324,10 +324,17 @@ ROWS: dict[tuple[str, str], Row] = {
     ("HEAD", "/dashboard/{name}"): Row("open", "/dashboard/app.js"),
     **{
         (method, f"/v1/operator/{name}"): Row("operates", f"/v1/operator/{name}")
-        for name in ("account", "overview")
+        for name in ("account", "overview", "tasks", "failures")
         for method in ("GET", "HEAD")
     },
+    **{(method, "/v1/operator/tasks/{key}"): Row("operates", "/v1/operator/tasks/KEY") for method in ("GET", "HEAD")},
     ("GET", "/v1/operator/overview_stream"): Row("operates", "/v1/operator/overview_stream"),
+    ("GET", "/v1/operator/tasks_stream"): Row("operates", "/v1/operator/tasks_stream"),
+    ("POST", "/v1/operator/retry"): Row("operates", "/v1/operator/retry", {"tasks": UNKNOWN}),
+    ("POST", "/v1/operator/cancel"): Row("operates", "/v1/operator/cancel", {"tasks": UNKNOWN}),
+    ("POST", "/v1/operator/queues/{queue}"): Row(
+        "operates", "/v1/operator/queues/default", {"action": "resume"}, for_operators=True
+    ),
     **{
         (method, path): Row("open", path)
         for path in ("/v1/tasks", "/healthz", "/readyz", "/metrics", "/", "/docs", "/openapi.json", "/dashboard")
