@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import re
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 from playwright.async_api import Browser, Locator, Page, expect
 
+from dragon.config import Config
+from dragon.embedded import EmbeddedRedis, find_server
 from tests.browser.dashboard import EVIL, TELEPHONE, faults, go, log_in, open_dashboard, open_page
 from tests.system import System, eventually
 
@@ -65,7 +70,7 @@ async def test_the_right_key_opens_the_view_that_was_asked_for_until_it_is_given
 
 
 async def test_on_another_address_the_page_names_no_key_and_takes_none_that_everybody_knows(
-    own_system: Callable[..., System], browser: Browser, tmp_path
+    own_system: Callable[..., System], browser: Browser, tmp_path: Path
 ) -> None:
     accounts = tmp_path / "accounts.toml"
     accounts.write_text("")
@@ -89,6 +94,8 @@ async def test_now_shows_what_executes_as_it_begins_and_ends(system: System, bro
     async with system.client() as client:
         created = await client.create({"task_name": "test.async_sleep", "seconds": 30})
         await expect(executing).to_have_text("1", timeout=10_000)
+        doing = page.locator(".executor[data-busy=true] a", has_text="test.async_sleep")
+        await expect(doing).to_have_attribute("href", f"#/task/{created[0]['key']}", timeout=10_000)
         await page.click(".figure a:has-text('Executing')")
         await expect(row_of(page, created[0]["key"])).to_have_attribute("data-status", "executing")
         await client.session.delete(f"/v1/tasks/{created[0]['key']}", headers={"Authorization": "Secret 123456"})
@@ -221,6 +228,24 @@ async def test_one_task_is_followed_to_its_end(system: System, browser: Browser)
     assert seen.complaints == []
 
 
+async def test_log_lines_come_as_they_are_said(system: System, browser: Browser, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    says = {"task_name": "test.say", "texts": ["first", EVIL], "gate": str(gate), "more": ["last"]}
+    async with system.client() as client:
+        created = await client.create(says)
+    page, seen = await open_dashboard(browser, system.url, f"#/task/{created[0]['key']}")
+    lines = page.locator(".log p > span")
+    await expect(lines).to_have_text(["first", EVIL], timeout=10_000)
+    gate.touch()
+    await expect(lines).to_have_text(["first", EVIL, "last"])
+    await expect(page.locator("h1 .status")).to_have_attribute("data-status", "success")
+    await page.reload()
+    await expect(lines).to_have_text(["first", EVIL, "last"])
+    assert await page.evaluate("window.ran") is None
+    assert len([path for path in seen.paths() if path == "/v1/log"]) == 2, "it was asked for and not told"
+    assert seen.complaints == []
+
+
 async def test_an_output_file_is_shown_as_a_picture(system: System, browser: Browser) -> None:
     async with system.client() as client:
         status = await client.run("image.thumb", url=f"{system.url}/static/sample.jpg", width=120)
@@ -307,6 +332,32 @@ async def test_failures_that_say_the_same_are_one_group_and_are_retried_together
     assert seen.complaints == []
 
 
+# --- History ----------------------------------------------------------------------------------------------------------
+
+
+async def test_history_plots_what_has_ended(system: System, browser: Browser) -> None:
+    async with system.client() as client:
+        await client.create(*[{"task_name": "hello"}] * 5, {"task_name": "test.task_error"}, block=True)
+    page, seen = await open_dashboard(browser, system.url, "#/history")
+
+    async def is_counted() -> bool:
+        async with page.expect_response(re.compile("/v1/operator/history")):
+            await page.click("text=Refresh")
+        return await page.locator("main option[value=hello]").count() == 1 and await page.locator("canvas").count() == 3
+
+    await eventually(is_counted, 20)
+    await page.select_option("main select", "hello")
+    await page.click(".segments >> text=Day")
+    await expect(page.locator(".plot canvas")).to_have_count(3)
+    assert urlsplit(page.url).fragment == "/history?period=day&name=hello"
+    await page.locator("summary").first.click()
+    numbers = await page.locator(".plot").first.locator("tbody tr").last.locator("td").all_inner_texts()
+    assert int(numbers[-1]) >= 5
+    assert await page.locator(".plot canvas").first.evaluate("(canvas) => canvas.width") > 300
+    assert await faults(page) == []
+    assert seen.complaints == []
+
+
 # --- All of it --------------------------------------------------------------------------------------------------------
 
 
@@ -327,6 +378,22 @@ async def test_the_views_of_a_real_server_are_readable_on_a_telephone(
     )
     assert (ground > ink + 150) if scheme == "light" else (ink > ground + 150)
     assert seen.complaints == []
+
+
+async def test_a_redis_that_is_away_is_said_to_be_away(own_system: Callable[..., System], browser: Browser) -> None:
+    folder = Path(tempfile.mkdtemp(prefix="dragon-test-"))  # tmp_path is too long for a socket
+    with EmbeddedRedis(find_server(Config()), folder / "redis", folder / "sock") as store:
+        system = own_system(redis__url=store.url)
+        system.start_server()
+        page, _ = await open_dashboard(browser, system.url)
+        await expect(page.locator(LIVE)).to_be_visible()
+        store.stop()
+        why = page.locator(".stream[data-state=reconnecting] .why")
+        await expect(why).to_contain_text("the task store cannot be reached", timeout=20_000)
+        store.start()
+        await expect(page.locator(LIVE)).to_be_visible(timeout=40_000)
+        system.close()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 async def test_a_server_that_starts_again_is_found_again(own_system: Callable[..., System], browser: Browser) -> None:
