@@ -140,13 +140,13 @@ function Careful({ children }) {
 
 const Nowhere = () => html`<h1>There is no such view</h1><p><a href="#/now">To what happens now</a></p>`;
 
-const STATE_WORDS = { live: "live", connecting: "connecting", reconnecting: "reconnecting", paused: "paused", ended: "ended", refused: "refused" };
+const STATE_WORDS = { live: "live", connecting: "connecting", reconnecting: "reconnecting", paused: "paused", refused: "refused" };
 
 /** Whether what is on the page is what is. */
 function State() {
   const state = useStreamState();
   useNow();
-  if (!state) return html`<p class="stream" data-state="none" />`;
+  if (!state || state.name === "ended") return html`<p class="stream" data-state="none" />`;
   const wait = state.retry ? Math.ceil((state.retry - Date.now()) / 1000) : 0;
   return html`<div class="stream" data-state=${state.name}>
     <p><span class="dot" aria-hidden="true" /><span role="status">${STATE_WORDS[state.name]}</span></p>

@@ -2,7 +2,7 @@
 
 import { html, useEffect, useLayoutEffect, useRef, useState } from "./preact.js";
 import uPlot from "./uplot.js";
-import { call, withQuery } from "./api.js";
+import { call, serverTime, withQuery } from "./api.js";
 import { clock, count, duration, rate } from "./format.js";
 import { Banner, Empty, Loading, When } from "./parts.js";
 import { address, replace } from "./router.js";
@@ -14,6 +14,9 @@ const PERIODS = [
 ];
 const HEIGHT = 190;
 
+/** The seconds of a sample that are over: the newest one goes on. */
+const lengthOf = (sample) => Math.max(1, Math.min(sample.seconds, serverTime() - sample.start));
+
 /** The plots: their title, what their numbers are, and their curves (name, color of the palette, number of a sample). */
 const PLOTS = [
   {
@@ -21,9 +24,9 @@ const PLOTS = [
     unit: "tasks a second",
     write: rate,
     curves: [
-      ["success", "good", (sample) => sample.success / sample.seconds],
-      ["error", "bad", (sample) => sample.error / sample.seconds],
-      ["cancelled", "quiet", (sample) => sample.cancelled / sample.seconds],
+      ["success", "good", (sample) => sample.success / lengthOf(sample)],
+      ["error", "bad", (sample) => sample.error / lengthOf(sample)],
+      ["cancelled", "quiet", (sample) => sample.cancelled / lengthOf(sample)],
     ],
   },
   {
@@ -156,9 +159,17 @@ function optionsOf(plot, box) {
       { ...axis, size: 28, values: (_, moments) => moments.map((moment) => clock(new Date(moment * 1000).toISOString()).slice(-8, -3) || "") },
       { ...axis, size: 64, values: (_, numbers) => numbers.map((number) => (number === 0 ? "0" : plot.write(number))) },
     ],
-    series: [{}, ...plot.curves.map(([label, color]) => ({ label, stroke: colorOf(color), width: 2, spanGaps: false, fill: color === "good" ? faint(colorOf(color)) : undefined, points: { size: 4, space: 40 } }))],
+    series: [{}, ...plot.curves.map(([label, color]) => ({ label, stroke: colorOf(color), width: 2, spanGaps: false, fill: color === "good" ? faint(colorOf(color)) : undefined, points: { size: 5, space: 40, filter: alone } }))],
     plugins: [tip(plot)],
   };
+}
+
+/** The numbers that have no neighbour: a line through them would not be seen. */
+function alone(chart, series, areAllShown) {
+  if (areAllShown) return null;
+  const numbers = chart.data[series];
+  const isMissing = (index) => numbers[index] === null || numbers[index] === undefined;
+  return [...numbers.keys()].filter((index) => !isMissing(index) && isMissing(index - 1) && isMissing(index + 1));
 }
 
 const faint = (color) => color.replace(/^rgb\((.*)\)$/, "rgba($1, 0.12)");

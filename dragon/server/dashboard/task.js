@@ -184,7 +184,7 @@ function Course({ task, status }) {
   const events = eventsOf(task, status);
   return html`<section class="panel" aria-labelledby="course">
     <h2 id="course">Timeline</h2>
-    <${Lengths} status=${status} />
+    <${Lengths} task=${task} status=${status} />
     <ol class="course">
       ${events.map(
         (event, index) => html`<li key=${`${event.name}${event.at}`} data-kind=${event.kind ?? ""}>
@@ -197,10 +197,17 @@ function Course({ task, status }) {
   </section>`;
 }
 
+/** When the first attempt began; the status tells of the last one. */
+function firstStart(task, status) {
+  const starts = [status.events?.started, ...(task.attempts ?? []).map((attempt) => attempt.started)].filter(Boolean);
+  return starts.sort((a, b) => unix(a) - unix(b))[0];
+}
+
 /** Waiting and running, as lengths beside each other. */
-function Lengths({ status }) {
+function Lengths({ task, status }) {
   const now = useNow();
-  const { queued, started, completed } = status.events ?? {};
+  const { queued, completed } = status.events ?? {};
+  const started = firstStart(task, status);
   const end = completed ? unix(completed) : now;
   const waited = Math.max(0, (started ? unix(started) : end) - unix(queued));
   const ran = started ? Math.max(0, end - unix(started)) : 0;
@@ -209,7 +216,7 @@ function Lengths({ status }) {
   const share = (seconds) => ({ flexGrow: Math.max(seconds / whole, 0.004) });
   return html`<div class="lengths">
     <div class="lengths-bar" aria-hidden="true"><span class="waited" style=${share(waited)} />${started && html`<span class="ran" data-status=${status.status} style=${share(ran)} />`}</div>
-    <p><span class="swatch waited" aria-hidden="true" />waited <b>${started ? duration(waited) : goes(waited)}</b>${started && html`<span class="swatch ran" data-status=${status.status} aria-hidden="true" />${completed ? "ran" : "runs for"} <b>${goes(ran)}</b>`}</p>
+    <p><span class="swatch waited" aria-hidden="true" />waited <b>${started ? duration(waited) : goes(waited)}</b>${started && html`<span class="swatch ran" data-status=${status.status} aria-hidden="true" />${completed ? "ran" : "runs for"} <b>${goes(ran)}</b>`}${task.attempt > 1 && `in ${task.attempt} attempts`}</p>
   </div>`;
 }
 

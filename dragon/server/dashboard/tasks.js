@@ -247,7 +247,7 @@ function Foot({ list }) {
 // --- Many at once -----------------------------------------------------------------------------------------------------
 
 function Bar({ list, selected, setSelected, isPaused, setPaused }) {
-  const chosen = list.rows.filter((row) => selected.has(row.key));
+  const chosen = selected.size ? list.rows.filter((row) => selected.has(row.key)) : [];
   const failed = chosen.filter((row) => row.status === "error" && !row.retried_as).map((row) => row.key);
   const going = chosen.filter((row) => !isFinal(row.status)).map((row) => row.key);
   const retry = async () => {
@@ -262,7 +262,7 @@ function Bar({ list, selected, setSelected, isPaused, setPaused }) {
     setSelected(new Set());
   };
   return html`<div class="bar">
-    <p class="quiet" role="status">${chosen.length ? `${count(chosen.length)} selected` : `${count(list.rows.length)}${list.complete ? "" : "+"} loaded`}</p>
+    <p class="quiet" role=${chosen.length ? "status" : undefined}>${chosen.length ? `${count(chosen.length)} selected` : `${count(list.rows.length)}${list.complete ? "" : "+"} loaded`}</p>
     ${chosen.length > 0 &&
     html`<${Act} class="small" onAct=${retry} disabled=${!failed.length}>Retry ${failed.length || ""}<//>
       <${Act} class="small danger-text" onAct=${cancel} disabled=${!going.length}>Cancel ${going.length || ""}<//>
