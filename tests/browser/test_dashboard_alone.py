@@ -13,7 +13,7 @@ from playwright.async_api import Browser, Page, expect
 
 from dragon.config import load_config
 from dragon.task import load_tasks
-from tests.browser.dashboard import EVIL, TELEPHONE, faults, go, log_in, open_dashboard, open_page
+from tests.browser.dashboard import EVIL, TELEPHONE, Seen, faults, go, log_in, open_dashboard, open_page
 from tests.browser.fake_operator import FakeOperator, iso, key_of, row, snapshot
 from tests.system import eventually
 
@@ -200,6 +200,50 @@ async def test_what_came_while_the_stream_was_cut_is_in_the_list(serve: Serve, b
     fake.cut()
     await expect(page.locator("tr[data-key]").first).to_have_attribute("data-key", key_of(61), timeout=20_000)
     await expect(page.locator("tr[data-status=executing]")).to_have_count(0)
+
+
+HIDE = "Object.defineProperty(document, 'hidden', { get: () => window.isHidden === true });"
+SHOW = "(hidden) => { window.isHidden = hidden; document.dispatchEvent(new Event('visibilitychange')); }"
+
+
+async def test_a_tab_that_nobody_sees_gives_its_stream_back(serve: Serve, browser: Browser) -> None:
+    fake = FakeOperator()
+    page, _ = await open_page(browser, await serve(fake))
+    await page.clock.install()
+    await page.add_init_script(HIDE)
+    await page.reload()
+    await log_in(page)
+    await expect(page.locator(STREAM)).to_have_attribute("data-state", "live")
+    await page.evaluate(SHOW, True)
+    await page.clock.run_for(29_000)
+    assert len(fake.listeners["/v1/operator/overview_stream"]) == 1
+    await page.clock.run_for(2_000)
+    await eventually(lambda: not fake.listeners["/v1/operator/overview_stream"])
+    await expect(page.locator(STREAM)).to_have_attribute("data-state", "paused")
+    await page.evaluate(SHOW, False)
+    await expect(page.locator(STREAM)).to_have_attribute("data-state", "live")
+    assert len(fake.listeners["/v1/operator/overview_stream"]) == 1
+
+
+async def test_a_stream_without_a_sign_of_life_counts_as_cut(serve: Serve, browser: Browser) -> None:
+    fake = FakeOperator()
+    page, seen = await open_page(browser, await serve(fake))
+    await page.clock.install()
+    await page.reload()
+    await log_in(page)
+    await expect(page.locator(STREAM)).to_have_attribute("data-state", "live")
+    await page.clock.run_for(20_000)
+    fake.send("/v1/operator/overview_stream", snapshot(streams=77))
+    await expect(page.locator(".below")).to_contain_text("77 streams open")
+    await page.clock.run_for(20_000)
+    assert seen.paths().count("/v1/operator/overview_stream") == 1
+    await page.clock.run_for(17_000)
+    await eventually(lambda: _comes_back(page, seen))
+
+
+async def _comes_back(page: Page, seen: Seen) -> bool:
+    await page.clock.run_for(1000)
+    return seen.paths().count("/v1/operator/overview_stream") == 2
 
 
 async def test_a_key_that_is_revoked_ends_in_the_login(serve: Serve, browser: Browser) -> None:
