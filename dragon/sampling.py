@@ -91,7 +91,12 @@ class Sampler(Generic[T]):
             await asyncio.sleep(INTERVAL)
             try:
                 self._newest = (time.monotonic(), await self._look())
-            except (Unavailable, ResponseError) as error:
+            except Unavailable as error:
+                log.warning("no look at what is watched: %s", error)
+                for watcher in self._watchers:
+                    watcher.close()  # nobody is to take what was for what is: who comes back is told why
+                continue
+            except ResponseError as error:
                 log.warning("no look at what is watched: %s", error)
                 continue
             except Exception:

@@ -19,6 +19,7 @@ from dragon.files import open_files
 from dragon.operator import Operator
 from dragon.processes import calm_collector
 from dragon.server.answers import answer_errors, identify
+from dragon.server.dashboard_pages import DashboardPages
 from dragon.server.health import Health
 from dragon.server.history import History
 from dragon.server.metrics import Metrics
@@ -67,6 +68,7 @@ def create_app(config: Config, redis_url: str) -> web.Application:
     app.add_routes(Health(service).routes())
     app.add_routes(Metrics(service, tally).routes())
     app.add_routes(Pages(config, registry).routes())
+    app.add_routes(DashboardPages(config).routes())
 
     async def run_feed(_app: web.Application) -> AsyncIterator[None]:
         with contextlib.suppress(Unavailable):

@@ -1279,6 +1279,7 @@ def _page_calls() -> Iterator[_Call]:
     for path, summary, text in (
         ("/", "The sample page", "A stream of tasks and a picture, live."),
         ("/docs", "The reference", "This description, for people."),
+        ("/dashboard", "The dashboard", "Queues, workers, tasks and failures, live. What it shows needs a secret key."),
     ):
         yield (path,), "get", _operation("pages", summary, text, {"200": page, "304": "NotModified"})
     yield (
@@ -1294,5 +1295,20 @@ def _page_calls() -> Iterator[_Call]:
                 "404": "NoSuchFile",
             },
             "curl -o sample.jpg $ADDRESS/static/sample.jpg",
+        ),
+    )
+    yield (
+        ("/dashboard/{name}",),
+        "get",
+        _operation(
+            "pages",
+            "What the dashboard is made of",
+            "Its styles and scripts.",
+            {
+                "200": _answer("The file.", {"*/*": {}}, ["ETag", "Cache-Control"]),
+                "304": "NotModified",
+                "404": "NoSuchFile",
+            },
+            "curl $ADDRESS/dashboard/app.js",
         ),
     )

@@ -86,8 +86,8 @@ class Pages:
         description = build_document(config, registry)
         # The catalogue in the description is sorted here, so that every process of a server gives the same ETag.
         self._openapi = Document.make(orjson.dumps(description), "application/json", _ASK_AGAIN)
-        self._index = _page(_fill("index.html", _index_values(config)))
-        self._docs = _page(_fill("docs.html", {"reference": render_reference(description)}))
+        self._index = page(fill(STATIC / "index.html", _index_values(config)))
+        self._docs = page(fill(STATIC / "docs.html", {"reference": render_reference(description)}))
         self._static = read_static(STATIC)
 
     def routes(self) -> list[web.RouteDef]:
@@ -128,13 +128,14 @@ def _static_document(path: Path) -> Document:
     )
 
 
-def _page(text: str) -> Document:
+def page(text: str) -> Document:
+    """An HTML page of ours, with the policy that all of them have."""
     return Document.make(text.encode(), _HTML, _ASK_AGAIN, _PAGE_HEADERS)
 
 
-def _fill(template: str, values: Mapping[str, str]) -> str:
+def fill(template: Path, values: Mapping[str, str]) -> str:
     """Puts HTML into the {{places}} of a template; a place without a value is a KeyError at start."""
-    text = (STATIC / template).read_text("utf-8")
+    text = template.read_text("utf-8")
     return re.sub(r"\{\{(\w+)\}\}", lambda found: values[found[1]], text)
 
 

@@ -322,6 +322,8 @@ ROWS: dict[tuple[str, str], Row] = {
     ("HEAD", "/files/{key}/{filename}"): Row("open", f"/files/{UNKNOWN}/output.txt"),
     ("GET", "/static/{name}"): Row("open", "/static/page.css"),
     ("HEAD", "/static/{name}"): Row("open", "/static/page.css"),
+    ("GET", "/dashboard/{name}"): Row("open", "/dashboard/app.js"),
+    ("HEAD", "/dashboard/{name}"): Row("open", "/dashboard/app.js"),
     **{
         (method, f"/v1/operator/{name}"): Row("operates", f"/v1/operator/{name}")
         for name in ("account", "overview", "tasks", "failures")
@@ -337,7 +339,7 @@ ROWS: dict[tuple[str, str], Row] = {
     ),
     **{
         (method, path): Row("open", path)
-        for path in ("/v1/tasks", "/healthz", "/readyz", "/metrics", "/", "/docs", "/openapi.json")
+        for path in ("/v1/tasks", "/healthz", "/readyz", "/metrics", "/", "/docs", "/openapi.json", "/dashboard")
         for method in ("GET", "HEAD")
     },
 }

@@ -363,6 +363,9 @@ CALLS: list[tuple[str, str, Any, bool, int]] = [
     ("GET", "/docs", None, False, 200),
     ("GET", "/static/page.css", None, False, 200),
     ("GET", "/static/nothing", None, False, 404),
+    ("GET", "/dashboard", None, False, 200),
+    ("GET", "/dashboard/app.js", None, False, 200),
+    ("GET", "/dashboard/nothing", None, False, 404),
 ]
 
 
@@ -522,7 +525,7 @@ def samples(document: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def test_every_call_has_an_example(document: dict[str, Any]) -> None:
-    without = {"GET /", "GET /docs", "GET /files/{key}/{filename}"}
+    without = {"GET /", "GET /docs", "GET /dashboard", "GET /files/{key}/{filename}"}
     named = {name for name, _ in samples(document)}
     assert named == {f"{method} {path}" for method, path, _ in operations(document)} - without
 
