@@ -20,6 +20,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "sign": ("dragon.cli.account:sign", "Sign a URL, so that it works without a key."),
     "audit": ("dragon.cli.audit:audit", "Check that nothing is lost, stuck, left over or miscounted."),
     "config": ("dragon.cli.config:config", "Show the settings."),
+    "doctor": ("dragon.cli.doctor:doctor", "Look what is wrong here, or on the way to a server."),
+    "completion": ("dragon.cli.completion:completion", "Print the completion for a shell."),
 }
 
 

@@ -40,8 +40,10 @@ class Health:
             web.get("/metrics", self.metrics),
         ]
 
-    async def healthz(self, _request: web.Request) -> web.Response:
-        return json_answer({"status": "ok", "version": __version__})
+    async def healthz(self, request: web.Request) -> web.Response:
+        # By which HTTP it was asked only the server can tell: `dragon doctor URL` looks whether a proxy asks by 1.0.
+        asked = f"{request.version.major}.{request.version.minor}"
+        return json_answer({"status": "ok", "version": __version__, "http": asked})
 
     async def readyz(self, _request: web.Request) -> web.Response:
         try:
