@@ -31,6 +31,8 @@ _NO_CREDENTIALS = (
 _HEADER_NOT_UNDERSTOOD = (
     "the Authorization header is not understood: write 'Authorization: Secret KEY' or 'Authorization: Api-Key KEY'"
 )
+_OPERATOR_NEEDS_KEY = "no credentials: the operator API takes a secret key, in the header 'Authorization: Secret KEY'"
+_API_KEY_IS_NOT_ENOUGH = "an api key is not enough for the operator API: send a secret key, 'Authorization: Secret KEY'"
 _BAD_SIGNATURE = "the signature of this URL is not valid, or its time is over"
 
 
@@ -60,6 +62,7 @@ class Account:
     keyless_images: bool = False
     loopback_only: bool = False
     limits: Limits = Limits()
+    operator: bool = False  # its secret keys see and change the tasks of all accounts
 
     def whitelists(self, page: str | None) -> bool:
         """Tells whether the page, an Origin or Referer as received, is on the account's whitelist."""
@@ -189,6 +192,18 @@ class Accounts:
             return self._by_api_key(credentials.api_key, credentials.page)
         raise Unauthorized(_HEADER_NOT_UNDERSTOOD if credentials.unread_header else _NO_CREDENTIALS)
 
+    def authenticate_operator(self, headers: Mapping[str, str]) -> Account:
+        """The account of a call of the operator API: by a secret key in the header, for pages hold api keys only.
+
+        Raises Unauthorized that says what failed.
+        """
+        credentials = read_credentials(headers)
+        if credentials.secret is not None:
+            return self._by_secret(credentials.secret)
+        if credentials.api_key is not None:
+            raise Unauthorized(_API_KEY_IS_NOT_ENOUGH)
+        raise Unauthorized(_HEADER_NOT_UNDERSTOOD if credentials.unread_header else _OPERATOR_NEEDS_KEY)
+
     def keyless(self, page: str | None) -> Account:
         """The account of a GET create_file without credentials: the one that allows it and whitelists the page.
 
@@ -299,6 +314,7 @@ class _AccountTable(_Table):
     referrers: list[str] = []
     keyless_images: bool = False
     loopback_only: bool = False
+    operator: bool = False
     limits: _LimitsTable = _LimitsTable()
 
 
@@ -355,6 +371,7 @@ def _read_account(account_id: str, table: object) -> Account:
         keyless_images=read.keyless_images,
         loopback_only=read.loopback_only,
         limits=Limits(**read.limits.model_dump()),
+        operator=read.operator,
     )
 
 

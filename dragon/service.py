@@ -21,7 +21,7 @@ from dragon.feed import Feed, Follower, first_look
 from dragon.files import Files
 from dragon.status import CANCELLED, ERROR, parse_line, timestamp, timestamp_of, unknown_line
 from dragon.store import tasks, workers
-from dragon.store.tasks import Line, Usage
+from dragon.store.tasks import Line, NewTask, Usage
 from dragon.streams import Place, Streams
 from dragon.task import Registry, Task
 
@@ -56,6 +56,12 @@ class Service:
         """Creates tasks; a line for each, in their order. Unauthorized when a limit of the account is reached."""
         self._check_call_limit(account, len(definitions))
         new = queue.prepare_all(definitions, self.registry)
+        return await queue.create(self.redis, new, self._request(account, "", idempotency_key))
+
+    async def create_prepared(
+        self, account: Account, new: Sequence[NewTask], *, idempotency_key: str = ""
+    ) -> list[Line]:
+        """As `create`, for tasks that `queue.prepare` has made."""
         return await queue.create(self.redis, new, self._request(account, "", idempotency_key))
 
     async def create_and_follow(

@@ -57,6 +57,10 @@ class Streams:
             if not self._accounts[place.account]:
                 del self._accounts[place.account]
 
+    def of(self, account: str) -> int:
+        """How many streams of the account are counted now."""
+        return self._accounts[account]
+
     def _check(self, account: Account) -> None:
         most = account.limits.streams
         if most is not None and self._accounts[account.id] >= most:

@@ -582,7 +582,7 @@ class TestAccountsFile:
     def test_everything_that_an_account_can_have_is_read(self, tmp_path: Path) -> None:
         text = (
             f'[shop]\nname = "The shop"\nsecrets = ["{HASH}"]\napi_keys = ["{HASH.replace("0", "A")}"]\n'
-            'referrers = ["example.com"]\nkeyless_images = true\nloopback_only = true\n'
+            'referrers = ["example.com"]\nkeyless_images = true\nloopback_only = true\noperator = true\n'
             "limits.tasks_queued = 1\nlimits.tasks_per_minute = 2\nlimits.tasks_per_call = 3\nlimits.bytes_stored = 0\n"
             "limits.streams = 4\n"
         )
@@ -597,6 +597,7 @@ class TestAccountsFile:
                 True,
                 True,
                 Limits(1, 2, 3, 0, 4),
+                True,
             )
         ]
         assert accounts.get("nobody") is None

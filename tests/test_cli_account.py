@@ -79,12 +79,13 @@ class TestNew:
 
     def test_every_option_ends_up_in_the_account(self, path: Path) -> None:
         options = "--referrer *.a.example --referrer https://münchen.example:8443 --keyless-images --tasks-queued 1"
-        options += " --tasks-per-minute 2 --tasks-per-call 3 --bytes-stored 4 --streams 5"
+        options += " --tasks-per-minute 2 --tasks-per-call 3 --bytes-stored 4 --streams 5 --operator"
         succeeds("new", "shop", *options.split())
         shop = Accounts(path).get("shop")
         assert shop is not None
         assert shop.limits == Limits(1, 2, 3, 4, 5)
         assert shop.keyless_images
+        assert shop.operator
         assert not shop.loopback_only
         assert shop.whitelists("https://x.a.example/")
         assert shop.whitelists("https://xn--mnchen-3ya.example:8443/")
@@ -95,7 +96,7 @@ class TestNew:
         assert "The api key counts nowhere yet: add referrers to [shop]" in result.stderr
         shop = Accounts(path).get("shop")
         assert shop is not None
-        assert (shop.limits, shop.referrers, shop.keyless_images) == (Limits(), (), False)
+        assert (shop.limits, shop.referrers, shop.keyless_images, shop.operator) == (Limits(), (), False, False)
 
     def test_what_stood_in_the_file_stays_as_it_was_with_its_comments(self, path: Path) -> None:
         succeeds("new", "shop")
@@ -135,7 +136,7 @@ class TestNew:
             assert callback is not None
             limits = dict.fromkeys(("tasks_queued", "tasks_per_minute", "tasks_per_call", "bytes_stored", "streams"))
             threads = [
-                threading.Thread(target=callback, args=(f"a{i}", (), False), kwargs=limits, daemon=True)
+                threading.Thread(target=callback, args=(f"a{i}", (), False, False), kwargs=limits, daemon=True)
                 for i in range(20)
             ]
             for thread in threads:
@@ -194,7 +195,7 @@ class TestList:
         shown = keys(succeeds("new", "shop", *arguments))
         output = succeeds("list")
         assert output == (
-            "demo             1 secret, 1 api; pages localhost 127.0.0.1; keyless images; loopback only\n"
+            "demo             1 secret, 1 api; pages localhost 127.0.0.1; keyless images; loopback only; operator\n"
             "shop             1 secret, 1 api; pages *.a.example:80 http://b.example; tasks_queued 0\n"
         )
         assert not any(key in output or hash_key(key) in output for key in shown)

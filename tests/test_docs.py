@@ -141,7 +141,7 @@ def test_the_folders_that_the_readme_maps_exist() -> None:
 
 EXAMPLES = [
     pytest.param(source, id=f"{name}-{number}")
-    for name in ("README.md", "docs/api.md")
+    for name in ("README.md", "docs/api.md", "docs/operator-api.md")
     for number, source in enumerate(blocks(text_of(name), "sh example"), 1)
 ]
 

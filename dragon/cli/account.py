@@ -68,13 +68,14 @@ def account() -> None:
     "--referrer", "referrers", multiple=True, help="A page's host for the api key, as example.com; may be repeated."
 )
 @click.option("--keyless-images", is_flag=True, help="Let <img> on these pages work without any key.")
+@click.option("--operator", is_flag=True, help="Let its secret key see and change the tasks of all accounts.")
 @click.option("--tasks-queued", type=click.IntRange(0), help="Tasks waiting at once.")
 @click.option("--tasks-per-minute", type=click.IntRange(0), help="Tasks created in a minute.")
 @click.option("--tasks-per-call", type=click.IntRange(0), help="Tasks in one call.")
 @click.option("--bytes-stored", type=click.IntRange(0), help="Bytes of output files that are stored.")
 @click.option("--streams", type=click.IntRange(0), help="Streams and waiting calls at once, in each server process.")
 @_readable_errors
-def new(name: str, referrers: tuple[str, ...], keyless_images: bool, **limits: int | None) -> None:
+def new(name: str, referrers: tuple[str, ...], keyless_images: bool, operator: bool, **limits: int | None) -> None:
     """Make the account NAME and show its keys, this once."""
     from dragon.auth import hash_key
     from dragon.config import load_config
@@ -83,7 +84,7 @@ def new(name: str, referrers: tuple[str, ...], keyless_images: bool, **limits: i
     for referrer in referrers:
         _check_referrer(referrer)
     secret, api_key = secrets.token_urlsafe(KEY_BYTES), secrets.token_urlsafe(KEY_BYTES)
-    table = _table(name, hash_key(secret), hash_key(api_key), referrers, keyless_images, limits)
+    table = _table(name, hash_key(secret), hash_key(api_key), referrers, keyless_images, operator, limits)
     path = load_config().accounts_file
     with _changing(path) as file:
         if name in file.accounts:
@@ -179,6 +180,7 @@ def _summary(found: Account) -> str:
         facts.append("pages " + " ".join(_entry(referrer) for referrer in found.referrers))
     facts += [f"{name} {value}" for name in _LIMITS if (value := getattr(found.limits, name)) is not None]
     facts += ["keyless images"] * found.keyless_images + ["loopback only"] * found.loopback_only
+    facts += ["operator"] * found.operator
     return f"{found.id:<16} " + "; ".join(facts)
 
 
@@ -197,6 +199,7 @@ def _table(
     api_key_hash: str,
     referrers: tuple[str, ...],
     keyless_images: bool,
+    operator: bool,
     limits: dict[str, int | None],
 ) -> str:
     """An account as TOML. JSON's strings and lists are TOML's, for texts without control characters."""
@@ -207,6 +210,7 @@ def _table(
         f"referrers = {json.dumps(referrers, ensure_ascii=False)}",
         f"keyless_images = {json.dumps(keyless_images)}",
     ]
+    lines += ["operator = true"] * operator
     lines += [f"limits.{limit} = {limits[limit]}" for limit in _LIMITS if limits.get(limit) is not None]
     return "\n".join(lines) + "\n"
 

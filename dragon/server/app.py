@@ -16,9 +16,11 @@ from dragon.connections import Redis
 from dragon.errors import Unavailable
 from dragon.feed import Feed
 from dragon.files import open_files
+from dragon.operator import Operator
 from dragon.processes import calm_collector
 from dragon.server.answers import answer_errors
 from dragon.server.health import Health
+from dragon.server.operator import OperatorApi
 from dragon.server.outputs import Outputs
 from dragon.server.pages import Pages
 from dragon.server.patience import Patience, limit_leftovers
@@ -50,12 +52,14 @@ def create_app(config: Config, redis_url: str) -> web.Application:
     tally = Tally()
     room = Room.of(config, open_files_limit())
     service = Service(config, redis, feed, registry, files, Streams(room.streams, config.server.followed))
+    operator = Operator(service, accounts)
 
     app = web.Application(middlewares=[answer_errors], client_max_size=config.server.max_body_bytes)
     app[SERVICE] = service
     app[ROOM] = room
     app[TALLY] = tally
     app.add_routes(Version1(service, accounts).routes())
+    app.add_routes(OperatorApi(operator, accounts, config.server.heartbeat).routes())
     app.add_routes(Outputs(files, config.files.life, room.files).routes())
     app.add_routes(Health(service, tally).routes())
     app.add_routes(Pages(config, registry).routes())
@@ -73,6 +77,7 @@ def create_app(config: Config, redis_url: str) -> web.Application:
 
     async def end_streams(_app: web.Application) -> None:
         feed.close()
+        operator.close()
 
     app.cleanup_ctx.append(run_feed)
     app.on_shutdown.append(end_streams)

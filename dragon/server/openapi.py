@@ -5,6 +5,7 @@ The page at /docs is made of it too. tests/server/test_pages.py holds it against
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -55,6 +56,8 @@ parameters) is an ordinary status of a task that has already ended in an error, 
 _TAGS = {
     "create and follow": "Create tasks, follow them, cancel them.",
     "output files": "Wait for a task, and be led to its output file.",
+    "operator": "See what runs, what waits and what failed, and act on it. By a secret key in the header alone; an "
+    "account with `operator = true` sees and changes the tasks of all accounts, any other its own.",
     "server": "What the server says of itself.",
     "pages": "Pages for people, and what they are made of.",
 }
@@ -153,6 +156,7 @@ def _schemas(config: Config) -> dict[str, Schema]:
         "StatusBody": _object({"tasks": keys, **waiting, "details": details}, ["tasks"]),
         "StatusStreamBody": _object({"tasks": keys}, ["tasks"]),
         "CatalogueEntry": _CATALOGUE_ENTRY,
+        **_OPERATOR_SCHEMAS,
     }
 
 
@@ -228,6 +232,204 @@ _CATALOGUE_ENTRY = _object(
     },
     ["name", "description", "parameters", "result", "output_files", "queue", "timeout", "max_attempts", "workers"],
 )
+
+
+# --- The operator's schemas -------------------------------------------------------------------------------------------
+
+_NUMBER_OR_NULL: Schema = {"type": ["number", "null"]}
+_COUNT: Schema = {"type": "integer", "minimum": 0}
+_COUNT_OR_NULL: Schema = {"type": ["integer", "null"], "minimum": 0}
+
+
+def _whole(properties: Mapping[str, Any], **more: Any) -> Schema:
+    """An object that always has all of its members."""
+    return _object(properties, properties, **more)
+
+
+_WORKER = _whole(
+    {
+        "id": {"type": "string"},
+        "hostname": {"type": "string"},
+        "pid": {"type": ["integer", "null"]},
+        "queues": {"type": "array", "items": {"type": "string"}},
+        "executors": {
+            "type": "array",
+            "items": _whole(
+                {
+                    "pid": {"type": "integer"},
+                    "kind": {"enum": ["def", "async", "rq"]},
+                    "tasks": {
+                        "type": "array",
+                        "items": _whole(
+                            {
+                                "key": {"type": "string"},
+                                "name": {"type": "string"},
+                                "started": {"type": ["string", "null"]},
+                            }
+                        ),
+                    },
+                }
+            ),
+        },
+        "lease": {"type": "number", "description": "Seconds that it has left to give the next sign of life."},
+        "kind": {"enum": ["dragon", "rq"]},
+    }
+)
+_TEXT_OR_NULL: Schema = {"type": ["string", "null"]}
+_DATE_OR_NULL: Schema = {"anyOf": [_DATE, {"type": "null"}]}
+_KEY_OR_NULL: Schema = {"anyOf": [_ref("Key"), {"type": "null"}]}
+_ROW_MEMBERS: dict[str, Schema] = {
+    "key": _ref("Key"),
+    "status": {"enum": ["queued", "executing", "success", "error"]},
+    "task_name": {"type": "string"},
+    "account": {"type": "string"},
+    "queue": {"type": "string", "description": "Empty when the definition was refused."},
+    "queued": _DATE,
+    "started": _DATE_OR_NULL,
+    "completed": _DATE_OR_NULL,
+    "worker": _TEXT_OR_NULL,
+    "attempt": _COUNT,
+    "message": _TEXT_OR_NULL | {"description": "What the error says, in short."},
+    "retried_as": _KEY_OR_NULL,
+}
+_ATTEMPT = _whole(
+    {
+        "attempt": {"type": "integer"},
+        "worker": {"type": "string"},
+        "started": _TEXT_OR_NULL,
+        "ended": {"type": "string"},
+        "ending": {"type": "string", "description": "A sentence that says why."},
+    }
+)
+_OPERATOR_SCHEMAS: dict[str, Schema] = {
+    "Row": _object(
+        _ROW_MEMBERS | {"progress": {"description": "Once the task reported one."}},
+        _ROW_MEMBERS,
+        description="A task as lists show it.",
+    ),
+    "TaskPage": _whole(
+        {
+            "tasks": {"type": "array", "items": _ref("Row")},
+            "next": _TEXT_OR_NULL
+            | {"description": "What to give as `after` for the next page; null for the last."},
+            "scanned": _COUNT | {"description": "Tasks that were looked at for this page."},
+        }
+    ),
+    "OneTask": _whole(
+        {
+            "status": _ref("Status"),
+            "task_name": {"type": "string"},
+            "account": {"type": "string"},
+            "queue": {"type": "string"},
+            "parameters": {"description": "With `…` in the place of secrets."},
+            "task_metas": {"type": ["object", "null"]},
+            "attempt": _COUNT,
+            "max_attempts": _COUNT,
+            "timeout": _NUMBER_OR_NULL,
+            "worker": _TEXT_OR_NULL,
+            "expires": _DATE_OR_NULL,
+            "traceparent": _TEXT_OR_NULL,
+            "retry_of": _KEY_OR_NULL,
+            "retried_as": _KEY_OR_NULL,
+            "bytes": _COUNT_OR_NULL | {"description": "Of its output files."},
+            "attempts": {
+                "type": "array",
+                "items": _ATTEMPT,
+                "description": "Attempts that ended without ending the task.",
+            },
+            "traceback": _TEXT_OR_NULL | {"description": "For operators only."},
+            "position": _COUNT_OR_NULL,
+            "eta": _NUMBER_OR_NULL,
+            "waiting_for": _TEXT_OR_NULL | {"description": "What keeps it waiting that will not pass by itself."},
+        }
+    ),
+    "TaskKeysBody": _object({"tasks": _one_or_many(_ref("Key"), 1000)}, ["tasks"]),
+    "RetryBody": {
+        "oneOf": [
+            _object({"tasks": _one_or_many(_ref("Key"), 1000)}, ["tasks"]),
+            _object(
+                {
+                    "group": {"type": "string", "pattern": "^[0-9a-f]{16}$"},
+                    "limit": {"type": "integer", "minimum": 1, "maximum": 1000, "default": 1000},
+                },
+                ["group"],
+            ),
+        ]
+    },
+    "Retried": _whole(
+        {"key": _ref("Key"), "retried_as": _KEY_OR_NULL, "message": _TEXT_OR_NULL | {"description": "Why not."}}
+    ),
+    "Failures": _whole(
+        {
+            "groups": {
+                "type": "array",
+                "items": _whole(
+                    {
+                        "group": {"type": "string"},
+                        "task_name": {"type": "string"},
+                        "message": {"type": "string"},
+                        "count": _COUNT,
+                        "retried": _COUNT,
+                        "first": _DATE,
+                        "last": _DATE,
+                        "keys": {"type": "array", "items": _ref("Key"), "description": "The newest five."},
+                    }
+                ),
+            },
+            "scanned": _COUNT,
+            "complete": {"type": "boolean", "description": "All that are kept were looked at."},
+        }
+    ),
+    "QueueBody": _object({"action": {"enum": ["pause", "resume", "clear"]}}, ["action"]),
+    "QueueState": _whole({"queue": {"type": "string"}, "paused": {"type": "boolean"}, "cleared": _COUNT}),
+    "OwnAccount": _whole(
+        {
+            "id": {"type": "string"},
+            "name": {"type": ["string", "null"]},
+            "operator": {"type": "boolean"},
+            "limits": {"type": "object", "additionalProperties": _COUNT_OR_NULL},
+            "tasks_queued": _COUNT,
+            "bytes_stored": _COUNT,
+        }
+    ),
+    "Overview": _whole(
+        {
+            "time": _DATE,
+            "queues": {
+                "type": "array",
+                "items": _whole(
+                    {
+                        "name": {"type": "string"},
+                        "waiting": _COUNT,
+                        "executing": _COUNT,
+                        "paused": {"type": "boolean"},
+                        "oldest": _NUMBER_OR_NULL | {"description": "Seconds that the first has waited."},
+                        "workers": _COUNT,
+                    }
+                ),
+            },
+            "workers": {"type": "array", "items": _WORKER},
+            "rates": _whole(
+                dict.fromkeys(["per_second", "errors_per_second", "waiting_p50", "waiting_p95"], _NUMBER_OR_NULL),
+                description="Of the last minute.",
+            ),
+            "counts": _whole(
+                {"waiting": _COUNT, "executing": _COUNT, "success": _COUNT_OR_NULL, "error": _COUNT_OR_NULL},
+                description="Tasks that are kept.",
+            ),
+            "suspended": {"type": "boolean", "description": "By `rq suspend`."},
+            "streams": _COUNT | {"description": "Open streams and waiting calls of this server process."},
+            "redis": _whole(
+                {
+                    "version": {"type": ["string", "null"]},
+                    "memory_bytes": _COUNT_OR_NULL,
+                    "persistence": {"type": ["string", "null"]},
+                }
+            ),
+        },
+        description="Everything in one moment. `null` is what is not known, or not the account's own.",
+    ),
+}
 
 
 # --- The tasks' own schemas -------------------------------------------------------------------------------------------
@@ -442,7 +644,8 @@ _ANYWHERE = [*_BY_HEADER, {"secretQuery": []}, {"apiKeyQuery": []}, {}]
 
 def _paths(config: Config) -> dict[str, Any]:
     paths: dict[str, Any] = {}
-    for names, method, operation in [*_task_calls(config), *_file_calls(config), *_server_calls(), *_page_calls()]:
+    groups = (_task_calls(config), _file_calls(config), _operator_calls(), _server_calls(), _page_calls())
+    for names, method, operation in itertools.chain(*groups):
         for path in names:
             parameters = [*_path_parameters(path), *operation.get("parameters", [])]
             placed = operation | ({"parameters": parameters} if parameters else {})
@@ -495,6 +698,7 @@ def _path_parameters(path: str) -> Iterator[dict[str, Any]]:
         ),
         "key": ("The task's key.", _ref("Key")),
         "name": ("The file's name.", {"type": "string"}),
+        "queue": ("The queue's name.", {"type": "string"}),
     }
     for name in re.findall(r"\{(\w+)\}", path):
         text, schema = about[name]
@@ -735,6 +939,179 @@ _SIGNATURE = [
     _query("exp", "Until when the signature is valid: unix time.", {"type": "integer"}),
     _query("sig", "The signature.", {"type": "string"}),
 ]
+
+
+_OPERATOR: list[dict[str, list[str]]] = [{"secretHeader": []}]
+_OPERATED = {"401": "Unauthorized", "503": "Unavailable"}
+_AUTHORIZED = "-H 'Authorization: Secret $SECRET'"
+
+
+_SEARCH = [
+    _query("state", "Empty for all.", {"enum": ["", "waiting", "executing", "success", "error", "ended"]}),
+    _query("name", "The task's name.", {"type": "string", "maxLength": 200}),
+    _query("account", "The account's id.", {"type": "string", "maxLength": 200}),
+    _query("since", "Of the newest event: ISO 8601, or unix time.", {"type": "string"}),
+    _query("until", "As `since`.", {"type": "string"}),
+    _query("text", "In the key, the name, the error or the parameters, in any case.", {"type": "string"}),
+    _query("limit", "Rows of a page.", {"type": "integer", "minimum": 1, "maximum": 500, "default": 50}),
+]
+_UNKNOWN_QUEUE = _message("There is no such queue.", "there is no queue of that name, there are: default, high, low")
+
+
+def _acting_calls() -> Iterator[_Call]:
+    for path, summary, text, answer, body, example in (
+        (
+            "/v1/operator/retry",
+            "Create failed tasks again",
+            "New tasks with the same name, parameters, metas and account, within the limits of that account. A task is "
+            "retried once, however often it is asked for.",
+            _answer("What became of each.", _content({"type": "array", "items": _ref("Retried")})),
+            "RetryBody",
+            _ONE_KEY,
+        ),
+        (
+            "/v1/operator/cancel",
+            "Cancel tasks",
+            'Ends tasks in an error "cancelled", whatever they do. What has ended stays as it is.',
+            "Statuses",
+            "TaskKeysBody",
+            _ONE_KEY,
+        ),
+    ):
+        curl = f"""curl $ADDRESS$PATH {_AUTHORIZED} -d "{{\\"tasks\\": [\\"$KEY\\"]}}\""""
+        yield (
+            (path,),
+            "post",
+            _operation(
+                "operator",
+                summary,
+                text,
+                {"200": answer, "400": "BadRequest", "413": "TooLarge", **_OPERATED},
+                _MAKE_KEY + curl,
+                security=_OPERATOR,
+                requestBody=_body(body, example),
+            ),
+        )
+    yield (
+        ("/v1/operator/queues/{queue}",),
+        "post",
+        _operation(
+            "operator",
+            "Pause, resume or clear a queue",
+            "A paused queue is taken nothing from by dragon's workers; what they have goes on. Clearing cancels what "
+            "waits. For operators only.",
+            {
+                "200": _answer("The queue now.", _content(_ref("QueueState"))),
+                "400": "BadRequest",
+                "404": _UNKNOWN_QUEUE,
+                "413": "TooLarge",
+                **_OPERATED,
+            },
+            f"""curl $ADDRESS/v1/operator/queues/default {_AUTHORIZED} -d '{{"action": "resume"}}'""",
+            security=_OPERATOR,
+            requestBody=_body("QueueBody", {"action": "pause"}),
+        ),
+    )
+
+
+def _listing_calls() -> Iterator[_Call]:
+    listed = {"400": "BadRequest", **_OPERATED}
+    after = _query("after", "`next` of the page before.", {"type": "string"})
+    yield (
+        ("/v1/operator/tasks",),
+        "get",
+        _operation(
+            "operator",
+            "Find tasks",
+            "Tasks that pass all filters, newest first, in pages. A page may be short, even empty, and have a `next`: "
+            "then the time for it was over.",
+            {"200": _answer("A page.", _content(_ref("TaskPage"))), **listed},
+            f'curl "$ADDRESS$PATH?state=error&limit=10" {_AUTHORIZED}',
+            security=_OPERATOR,
+            parameters=[*_SEARCH, after],
+        ),
+    )
+    yield (
+        ("/v1/operator/tasks_stream",),
+        "get",
+        _operation(
+            "operator",
+            "Find tasks, live",
+            "A line with the list of the first page's rows, then a line with a row for each task that is new there or "
+            "has changed, once a second. The body does not end by itself.",
+            {"200": _answer("Rows.", _content({"type": "string"}, "application/x-ndjson")), **listed},
+            f'curl -N --max-time 2 "$ADDRESS$PATH?state=executing" {_AUTHORIZED} || true',
+            security=_OPERATOR,
+            parameters=_SEARCH,
+        ),
+    )
+    yield (
+        ("/v1/operator/tasks/{key}",),
+        "get",
+        _operation(
+            "operator",
+            "One task",
+            "All that is kept of it, without its secrets.",
+            {"200": _answer("The task.", _content(_ref("OneTask"))), **listed, "404": "UnknownKey"},
+            _MAKE_KEY + f"curl $ADDRESS/v1/operator/tasks/$KEY {_AUTHORIZED}",
+            security=_OPERATOR,
+        ),
+    )
+    yield (
+        ("/v1/operator/failures",),
+        "get",
+        _operation(
+            "operator",
+            "What fails",
+            "Failed tasks in groups: of one name, with errors that say the same but for numbers, keys and addresses.",
+            {"200": _answer("The groups.", _content(_ref("Failures"))), **listed},
+            f"curl $ADDRESS$PATH {_AUTHORIZED}",
+            security=_OPERATOR,
+            parameters=_SEARCH[1:2] + _SEARCH[3:4],
+        ),
+    )
+
+
+def _operator_calls() -> Iterator[_Call]:
+    yield from _listing_calls()
+    yield from _acting_calls()
+    yield (
+        ("/v1/operator/account",),
+        "get",
+        _operation(
+            "operator",
+            "Who am I",
+            "The account of the key, its limits, and what it uses of them.",
+            {"200": _answer("The account.", _content(_ref("OwnAccount"))), **_OPERATED},
+            f"curl $ADDRESS$PATH {_AUTHORIZED}",
+            security=_OPERATOR,
+        ),
+    )
+    yield (
+        ("/v1/operator/overview",),
+        "get",
+        _operation(
+            "operator",
+            "Everything at a glance",
+            "Queues, workers and what their executors do, rates, and how Redis is.",
+            {"200": _answer("The overview.", _content(_ref("Overview"))), **_OPERATED},
+            f"curl $ADDRESS$PATH {_AUTHORIZED}",
+            security=_OPERATOR,
+        ),
+    )
+    yield (
+        ("/v1/operator/overview_stream",),
+        "get",
+        _operation(
+            "operator",
+            "Everything at a glance, live",
+            "A line with the overview at once, and then one a second while something other than the time changes. "
+            "In silence a space is sent now and then. The body does not end by itself.",
+            {"200": _answer("Overviews.", _content({"type": "string"}, "application/x-ndjson")), **_OPERATED},
+            f"curl -N --max-time 2 $ADDRESS$PATH {_AUTHORIZED} || true",
+            security=_OPERATOR,
+        ),
+    )
 
 
 def _server_calls() -> Iterator[_Call]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Sequence
+from typing import Any
 
 from aiohttp import web
 
 from dragon.errors import DragonError
 from dragon.feed import Follower
+from dragon.sampling import Watcher
 from dragon.server.answers import COMMON_HEADERS, json_answer
 from dragon.store.tasks import Line
 
@@ -71,6 +73,21 @@ async def _stream_events(
                 last = follower.finished and not follower.closed and position == len(taken)
                 data += _event(line, LAST_EVENT if last else str(count))
             await response.write(data or _silence(follower, b":\n\n"))
+        await response.write_eof()
+    except ConnectionResetError:
+        pass
+    return response
+
+
+async def stream_news(request: web.Request, watcher: Watcher[Any], heartbeat: float) -> web.StreamResponse:
+    """Writes a watcher's lines until it is closed or the client has left."""
+    response = web.StreamResponse(headers=_HEADERS | {"Content-Type": "application/x-ndjson"})
+    try:
+        await _begin(request, response)
+        while not watcher.finished:
+            await request.writer.drain()
+            taken = await watcher.take(heartbeat)
+            await response.write(b"".join([line + b"\n" for line in taken]) or b" " * (not watcher.finished))
         await response.write_eof()
     except ConnectionResetError:
         pass

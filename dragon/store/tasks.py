@@ -244,6 +244,11 @@ async def cancel(
     return "ended" if answer[0] == b"ended" else "unknown"
 
 
+async def note_retries(redis: Redis, retries: Sequence[tuple[str, str]]) -> None:
+    """Lets old tasks and new ones, in pairs, name each other: fields `retried_as` and `retry_of`."""
+    await redis.run(script("retried"), [key for pair in retries for key in pair])
+
+
 async def reserve(
     redis: Redis,
     worker: str,

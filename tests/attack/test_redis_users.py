@@ -165,8 +165,8 @@ async def _do_everything(serving: System, working: System, admin: redis.Redis) -
         await _wait_in_lanes(client)
         fresh = await client.run("test.file", text="fresh")
         assert (await client.status(fresh["key"], details=True))[0]["task_name"] == "test.file"
-        for path in ("/v1/tasks", "/readyz", "/metrics"):
-            async with client.session.get(path) as answer:
+        for path in ("/v1/tasks", "/readyz", "/metrics", "/v1/operator/account", "/v1/operator/overview"):
+            async with client.session.get(path, headers=SECRET) as answer:
                 assert answer.status == 200
         await _lose_a_worker(serving, working, client)
         await eventually(lambda: admin.zcard(names.EXPIRIES) == 0, 20)

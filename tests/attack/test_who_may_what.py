@@ -46,6 +46,7 @@ class Tenant:
     referrers: tuple[str, ...] = ()
     keyless: bool = False
     limits: Mapping[str, int] | None = None
+    operator: bool = False
 
 
 TENANTS = {
@@ -74,6 +75,7 @@ TENANTS = {
     "gamma": Tenant(("gamma-secret",), ("gamma-api",), ("gamma.example.com", "shop.example.com")),
     "delta": Tenant((), ("delta-api",), ("delta.example.com",)),
     "epsilon": Tenant(("epsilon-secret",), (), ("epsilon.example.com",), keyless=True),
+    "omega": Tenant(("omega-secret",), ("omega-api",), ("omega.example.com",), operator=True),
     "nothing": Tenant(),
     "revoked": Tenant(("revoked-secret",), ("revoked-api",), ("revoked.example.com", "shop.example.com"), keyless=True),
     "one-a-call": Tenant(("one-a-call-secret",), limits={"tasks_per_call": 1}),
@@ -284,10 +286,11 @@ def whitelisting(page: str | None) -> list[str]:
 class Row:
     """A route: what it takes credentials from, and how to ask it."""
 
-    kind: str  # posts, streams, file (POST), image (GET), cancels, or open
+    kind: str  # posts, streams, file (POST), image (GET), cancels, operates, or open
     path: str  # with KEY for a task's key
     body: Mapping[str, Any] | None = None
     query: str = ""
+    for_operators: bool = False  # alone
 
     def judge(self, sent: Sent) -> Verdict:
         is_get = self.kind == "image"
@@ -318,13 +321,27 @@ ROWS: dict[tuple[str, str], Row] = {
     ("GET", "/static/{name}"): Row("open", "/static/page.css"),
     ("HEAD", "/static/{name}"): Row("open", "/static/page.css"),
     **{
+        (method, f"/v1/operator/{name}"): Row("operates", f"/v1/operator/{name}")
+        for name in ("account", "overview", "tasks", "failures")
+        for method in ("GET", "HEAD")
+    },
+    **{(method, "/v1/operator/tasks/{key}"): Row("operates", "/v1/operator/tasks/KEY") for method in ("GET", "HEAD")},
+    ("GET", "/v1/operator/overview_stream"): Row("operates", "/v1/operator/overview_stream"),
+    ("GET", "/v1/operator/tasks_stream"): Row("operates", "/v1/operator/tasks_stream"),
+    ("POST", "/v1/operator/retry"): Row("operates", "/v1/operator/retry", {"tasks": UNKNOWN}),
+    ("POST", "/v1/operator/cancel"): Row("operates", "/v1/operator/cancel", {"tasks": UNKNOWN}),
+    ("POST", "/v1/operator/queues/{queue}"): Row(
+        "operates", "/v1/operator/queues/default", {"action": "resume"}, for_operators=True
+    ),
+    **{
         (method, path): Row("open", path)
         for path in ("/v1/tasks", "/healthz", "/readyz", "/metrics", "/", "/docs", "/openapi.json")
         for method in ("GET", "HEAD")
     },
 }
 OPEN_STATUS = {f"/files/{UNKNOWN}/output.txt": 404, "/v1/file": 404, "/v1/file/a.txt": 404, "/readyz": 503}
-GUARDED = {route: row for route, row in ROWS.items() if row.kind != "open"}
+GUARDED = {route: row for route, row in ROWS.items() if row.kind not in ("open", "operates")}
+OPERATING = {route: row for route, row in ROWS.items() if row.kind == "operates"}
 
 
 def test_every_route_has_a_row_and_every_row_a_route() -> None:
@@ -344,6 +361,7 @@ def write_accounts(path: Path, tenants: Mapping[str, Tenant]) -> None:
     for name, tenant in tenants.items():
         lines.append(f"[{name}]\nsecrets = {hashes(tenant.secrets)}\napi_keys = {hashes(tenant.api_keys)}")
         lines.append(f"referrers = {list(tenant.referrers)}\nkeyless_images = {str(tenant.keyless).lower()}")
+        lines += ["operator = true"] * tenant.operator
         lines += [f"limits.{limit} = {value}" for limit, value in (tenant.limits or {}).items()]
     path.write_text("\n".join(lines), "utf-8")
 
@@ -694,6 +712,52 @@ def test_what_needs_no_credentials_answers_alike_whatever_is_sent(empty_house: H
                 cells += 1
     assert empty_house.redis.dbsize() == 0
     note("cells", f"{cells:,} cells of the routes that need no credentials", "all answered alike")
+
+
+def judge_operator(header: str | None) -> Verdict:
+    """The operator API: a secret key in the header; nothing else counts, wherever it stands."""
+    scheme, _, key = (header or "").strip().replace("\t", " ").partition(" ")
+    key = key.strip()
+    if scheme.lower() == "secret" and key:
+        return by_secret(key)
+    if scheme.lower() == "api-key" and key:
+        return Verdict(says="an api key is not enough for the operator API")
+    return Verdict(says="the Authorization header is not understood" if (header or "").strip() else "no credentials")
+
+
+def test_who_may_operate_is_exactly_as_the_table_says(empty_house: House) -> None:
+    accepted = refused = 0
+    headers = [*HEADERS, *(f"Secret {key}" for tenant in TENANTS.values() for key in tenant.secrets)]
+    headers += [f"Api-Key {key}" for tenant in TENANTS.values() for key in tenant.api_keys]
+    with Wire(empty_house.port) as wire:
+        for (method, route), row in OPERATING.items():
+            for number, header in enumerate(headers):
+                members = MEMBERS[number % len(MEMBERS)]
+                sent = Sent(header, members, members, origin=SHOP)
+                verdict = judge_operator(header)
+                if row.for_operators and verdict.account and not TENANTS[verdict.account].operator:
+                    verdict = Verdict(says="may not do that: it takes `operator = true` in the accounts file")
+                heard = ask_operator(wire, Cell(method, row, sent, verdict))
+                if verdict.account:
+                    assert heard.status == (404 if "KEY" in row.path else 200), (route, header, heard)
+                    accepted += 1
+                elif method == "HEAD":
+                    assert (heard.status, heard.body) == (401, b"")
+                else:
+                    check_refused(Cell(method, row, sent, verdict), heard)
+                refused += not verdict.account
+    assert empty_house.counts() == {}
+    assert min(accepted, refused) > 20
+    note("cells", f"{accepted + refused:,} cells of the operator API", f"{accepted:,} accepted, {refused:,} refused")
+
+
+def ask_operator(wire: Wire, cell: Cell) -> Heard:
+    query = "&".join(filter(None, [cell.row.query, urlencode(cell.sent.query)]))
+    body = None if cell.row.body is None else dict(cell.row.body) | dict(cell.sent.body)
+    target = cell.row.path.replace("KEY", UNKNOWN) + (f"?{query}" if query else "")
+    if cell.row.path.endswith("_stream") and cell.verdict.account:
+        return wire.first_line(cell.method, target, cell.sent.headers, body)
+    return wire.ask(cell.method, target, cell.sent.headers, body)
 
 
 def test_the_status_and_the_file_of_a_task_need_no_credentials_and_no_page(empty_house: House) -> None:

@@ -1,0 +1,692 @@
+"""The operator API: who may, the overview, tasks in lists, retry, cancel, failures, queues that pause."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import shutil
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+import redis
+
+from dragon.auth import hash_key
+from dragon.config import Config
+from dragon.connections import Redis
+from dragon.embedded import EmbeddedRedis, find_server
+from dragon.keys import new_key
+from dragon.status import Status, parse_line, timestamp
+from dragon.store import names, tasks, workers
+from dragon.store.listing import date_of
+from dragon.store.tasks import NewTask, Reserved, Usage, Write
+from dragon.store.workers import WorkerFacts
+from tests.server.talking import UNKNOWN, Answer, ask, bad_request, error, gauge
+from tests.system import Client, System, eventually, test_config
+
+ROOT = {"Authorization": "Secret key-of-root"}
+SHOP = {"Authorization": "Secret key-of-shop"}
+OTHER = {"Authorization": "Secret key-of-other"}
+ACCOUNTS = f"""
+[root]
+name = "The operator"
+secrets = ["{hash_key("key-of-root")}"]
+api_keys = ["{hash_key("api-of-root")}"]
+referrers = ["root.test"]
+operator = true
+[shop]
+secrets = ["{hash_key("key-of-shop")}"]
+limits.tasks_queued = 30
+[other]
+secrets = ["{hash_key("key-of-other")}"]
+limits.streams = 1
+"""
+
+
+def make_system(folder: Path, url: str, **more: Any) -> System:
+    accounts = folder / "accounts.toml"
+    accounts.write_text(ACCOUNTS)
+    return System(test_config(folder, url, accounts=accounts, **more))
+
+
+@pytest.fixture(scope="module")
+def idle() -> Iterator[tuple[System, Any]]:
+    """A server without a worker that sends a sign of life every 0.3 s, and its Redis."""
+    folder = Path(tempfile.mkdtemp(prefix="dragon-test-"))
+    try:
+        with EmbeddedRedis(find_server(Config()), folder / "redis", folder / "sock", durable=False) as server:
+            system = make_system(folder, server.url, server__heartbeat=0.3)
+            try:
+                system.start_server()
+                with redis.Redis.from_url(server.url) as store:
+                    yield system, store
+            finally:
+                system.close()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+async def house(idle: tuple[System, Any]) -> AsyncIterator[Client]:
+    """Speaks to a server whose Redis is empty."""
+    system, store = idle
+    store.flushdb()
+    async with system.client() as client:
+        yield client
+
+
+@pytest.fixture
+def store(idle: tuple[System, Any]) -> Any:
+    return idle[1]
+
+
+async def get(client: Client, path: str, headers: dict[str, str] = ROOT) -> Answer:
+    return await ask(client.session, "GET", f"/v1/operator/{path}", None, headers)
+
+
+async def post(client: Client, path: str, body: Any, headers: dict[str, str] = ROOT) -> Answer:
+    return await ask(client.session, "POST", f"/v1/operator/{path}", body, headers)
+
+
+async def create(client: Client, *definitions: dict[str, Any], headers: dict[str, str] = SHOP) -> list[str]:
+    answer = await ask(client.session, "POST", "/v1/create", {"tasks": list(definitions)}, headers)
+    assert answer.status == 200, answer.body
+    return [status["key"] for status in answer.json]
+
+
+async def cancel(client: Client, key: str, headers: dict[str, str] = SHOP) -> None:
+    assert (await ask(client.session, "DELETE", f"/v1/tasks/{key}", None, headers)).json["result"] == "cancelled"
+
+
+async def metric(client: Client, name: str) -> float:
+    return gauge((await ask(client.session, "GET", "/metrics")).body.decode(), name)
+
+
+# --- who may ----------------------------------------------------------------------------------------------------------
+
+
+async def test_an_account_is_told_who_it_is_and_what_it_uses(house: Client) -> None:
+    await create(house, {"task_name": "hello"}, {"task_name": "hello"})
+    unlimited = dict.fromkeys(["tasks_queued", "tasks_per_minute", "tasks_per_call", "bytes_stored", "streams"])
+    assert (await get(house, "account")).json == {
+        "id": "root",
+        "name": "The operator",
+        "operator": True,
+        "limits": unlimited,
+        "tasks_queued": 0,
+        "bytes_stored": 0,
+    }
+    assert (await get(house, "account", SHOP)).json == {
+        "id": "shop",
+        "name": None,
+        "operator": False,
+        "limits": unlimited | {"tasks_queued": 30},
+        "tasks_queued": 2,
+        "bytes_stored": 0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("headers", "sentence"),
+    [
+        ({}, "no credentials: the operator API takes a secret key, in the header 'Authorization: Secret KEY'"),
+        ({"Authorization": "Secret nobody"}, "unknown secret key"),
+        (
+            {"Authorization": "Api-Key api-of-root", "Origin": "https://root.test"},
+            "an api key is not enough for the operator API: send a secret key, 'Authorization: Secret KEY'",
+        ),
+        (
+            {"Authorization": "Bearer key-of-root"},
+            "the Authorization header is not understood: "
+            "write 'Authorization: Secret KEY' or 'Authorization: Api-Key KEY'",
+        ),
+    ],
+)
+async def test_only_a_secret_key_in_the_header_will_do(house: Client, headers: dict[str, str], sentence: str) -> None:
+    for path in ("account", "overview", "overview_stream", "account?secret=key-of-root"):
+        answer = await get(house, path, headers)
+        assert (answer.status, answer.json) == (401, error(sentence))
+
+
+# --- the overview -----------------------------------------------------------------------------------------------------
+
+
+def queues_of(snapshot: dict[str, Any]) -> dict[str, tuple[int, int, bool, int]]:
+    """Waiting, executing, paused and workers by queue."""
+    return {
+        queue["name"]: (queue["waiting"], queue["executing"], queue["paused"], queue["workers"])
+        for queue in snapshot["queues"]
+    }
+
+
+async def test_the_overview_counts_waiting_tasks_of_all_lanes_and_knows_the_oldest(house: Client) -> None:
+    (first,) = await create(house, {"task_name": "hello"})
+    await create(house, *[{"task_name": "hello"}] * 2, headers=OTHER)
+    await asyncio.sleep(0.2)  # the oldest task's age is to be seen
+    snapshot = (await get(house, "overview")).json
+    assert queues_of(snapshot)["default"] == (3, 0, False, 0)
+    assert 0.2 <= snapshot["queues"][0]["oldest"] < 10
+    assert snapshot["counts"] == {"waiting": 3, "executing": 0, "success": 0, "error": 0}
+    assert (snapshot["workers"], snapshot["suspended"], snapshot["streams"]) == ([], False, 0)
+    assert snapshot["redis"].keys() == {"version", "memory_bytes", "persistence"}
+    assert snapshot["redis"]["memory_bytes"] > 0
+    await cancel(house, first)
+    snapshot = (await get(house, "overview")).json
+    assert snapshot["counts"] == {"waiting": 2, "executing": 0, "success": 0, "error": 1}
+    assert snapshot["rates"] == {
+        "per_second": 0.017,
+        "errors_per_second": 0.017,
+        "waiting_p50": None,
+        "waiting_p95": None,
+    }
+
+
+async def test_an_account_that_is_no_operator_sees_its_own_numbers_only(house: Client, store: Any) -> None:
+    await create(house, *[{"task_name": "hello"}] * 2)
+    await create(house, *[{"task_name": "hello"}] * 5, headers=OTHER)
+    store.zadd(names.WORKERS, {"w": 2e9})
+    store.hset(names.WORKER + "w", mapping={"queues": "default,high", "tasks": "hello"})
+    for headers, waiting in ((SHOP, 2), (OTHER, 5)):
+        snapshot = (await get(house, "overview", headers)).json
+        found = queues_of(snapshot)
+        assert (found["default"], found["high"]) == ((waiting, 0, False, 1), (0, 0, False, 1))
+        assert snapshot["counts"] == {"waiting": waiting, "executing": 0, "success": None, "error": None}
+        assert (snapshot["workers"], snapshot["streams"]) == ([], 0)
+        assert set(snapshot["redis"].values()) | set(snapshot["rates"].values()) == {None}
+
+
+async def test_workers_are_shown_with_what_their_executors_do(house: Client, store: Any) -> None:
+    task = {"key": "A" * 26, "name": "hello", "started": "2026-01-02T03:04:05.000006+00:00"}
+    doing = [{"pid": 12, "kind": "def", "tasks": [task]}, {"pid": 13, "kind": "async", "tasks": []}]
+    store.zadd(names.WORKERS, {"w": 2e9, "rq-horse": 2e9, "dead": 1})
+    store.hset(names.WORKER + "w", mapping={"queues": "default", "tasks": "hello", "doing": orjson.dumps(doing)})
+    store.hset(names.WORKER + "dead", mapping={"queues": "default", "tasks": "hello"})
+    store.hset(names.RQ_WORKER + "w", mapping={"hostname": "here", "pid": "7"})
+    store.sadd(names.RQ_WORKERS, names.RQ_WORKER + "w", names.RQ_WORKER + "theirs", names.RQ_WORKER + "gone")
+    theirs = {"queues": "low,default", "hostname": "there", "pid": "8", "current_job": "A" * 26}
+    store.hset(names.RQ_WORKER + "theirs", mapping=theirs)
+    store.expire(names.RQ_WORKER + "theirs", 100)
+    store.hset(names.TASK + "A" * 26, mapping={"description": "hello", "started_at": "2026-01-02T03:04:05Z"})
+    found = (await get(house, "overview")).json["workers"]
+    assert [worker.pop("lease") > 50 for worker in found] == [True, True]
+    theirs_doing = {"key": "A" * 26, "name": "hello", "started": "2026-01-02T03:04:05Z"}
+    assert found == [
+        {"id": "w", "hostname": "here", "pid": 7, "queues": ["default"], "executors": doing, "kind": "dragon"},
+        {
+            "id": "theirs",
+            "hostname": "there",
+            "pid": 8,
+            "queues": ["low", "default"],
+            "executors": [{"pid": 8, "kind": "rq", "tasks": [theirs_doing]}],
+            "kind": "rq",
+        },
+    ]
+
+
+@pytest.mark.parametrize("doing", ["", "{", "[1]", '[{"pid": "x", "kind": "def", "tasks": []}]', '{"a": 1}', "null"])
+async def test_a_worker_whose_field_is_damaged_is_shown_without_executors(
+    house: Client, store: Any, doing: str
+) -> None:
+    store.zadd(names.WORKERS, {"w": 2e9})
+    store.hset(names.WORKER + "w", mapping={"queues": "default", "tasks": "hello", "doing": doing})
+    (worker,) = (await get(house, "overview")).json["workers"]
+    assert (worker["id"], worker["executors"]) == ("w", [])
+
+
+async def test_names_of_another_type_leave_the_rest_of_the_overview(house: Client, store: Any) -> None:
+    await create(house, {"task_name": "hello"})
+    store.sadd(names.RQ_QUEUES, names.RQ_QUEUE + "odd")
+    store.set(names.RQ_QUEUE + "odd", "no list")
+    store.set(names.RQ_WIP + "default", "no zset")
+    store.set(names.PAUSED, "no set")
+    found = queues_of((await get(house, "overview")).json)
+    assert (found["default"], found["odd"]) == ((1, 0, False, 0), (0, 0, False, 0))
+
+
+# --- streams of overviews ---------------------------------------------------------------------------------------------
+
+
+async def lines_of(response: Any) -> AsyncIterator[Any]:
+    async for line in response.content:
+        if line.strip():
+            yield orjson.loads(line)
+
+
+async def test_a_stream_of_overviews_tells_what_changes_and_is_silent_otherwise(house: Client) -> None:
+    async with house.session.get("/v1/operator/overview_stream", headers=ROOT) as response:
+        assert response.headers["Content-Type"] == "application/x-ndjson"
+        first = orjson.loads(await response.content.readline())
+        assert (first["counts"]["waiting"], first["streams"]) == (0, 1)
+        assert await asyncio.wait_for(response.content.readexactly(5), 10) == b"     ", "signs of life, no snapshot"
+        (key,) = await create(house, {"task_name": "hello"})
+        lines = lines_of(response)
+        assert (await anext(lines))["counts"]["waiting"] == 1
+        await cancel(house, key)
+        while (changed := await anext(lines))["counts"]["waiting"]:
+            pass  # while it waited its age grew, which is a change too
+        assert changed["counts"]["error"] == 1
+
+
+async def test_all_who_watch_share_one_look_and_nobody_looks_when_they_have_left(house: Client, store: Any) -> None:
+    def looks() -> int:
+        return int(store.info("commandstats").get("cmdstat_pttl", {}).get("calls", 0))  # one for each worker of RQ's
+
+    store.sadd(names.RQ_WORKERS, names.RQ_WORKER + "theirs")
+    store.hset(names.RQ_WORKER + "theirs", mapping={"queues": "low"})
+    streams = [await house.session.get("/v1/operator/overview_stream", headers=ROOT).__aenter__() for _ in range(20)]
+    for response in streams:
+        await response.content.readline()
+    assert await metric(house, "dragon_streams") == 20
+    before = looks()
+    await eventually(lambda: looks() > before)
+    start = looks()
+    await eventually(lambda: looks() >= start + 2)
+    assert looks() <= start + 3, "20 watch, one looks"
+    for response in streams:
+        response.close()
+
+    async def is_left() -> bool:
+        return await metric(house, "dragon_streams") == 0
+
+    await eventually(is_left)
+    after = looks()
+    with pytest.raises(AssertionError, match="in vain"):
+        await eventually(lambda: looks() > after, 2.5)
+
+
+async def test_streams_of_overviews_count_among_the_accounts_streams(house: Client) -> None:
+    async with house.session.get("/v1/operator/overview_stream", headers=OTHER) as response:
+        assert orjson.loads(await response.content.readline())["streams"] == 1
+        answer = await get(house, "overview_stream", OTHER)
+        assert (answer.status, answer.json) == (
+            401,
+            error("account limit reached: 1 streams and waiting calls at once"),
+        )
+
+
+async def test_a_server_that_stops_ends_its_streams_whole(redis_url: str, tmp_path: Path) -> None:
+    system = make_system(tmp_path, redis_url)
+    try:
+        server = system.start_server()
+        async with (
+            system.client() as client,
+            client.session.get("/v1/operator/overview_stream", headers=ROOT) as response,
+        ):
+            await response.content.readline()
+            stopping = asyncio.create_task(asyncio.to_thread(server.terminate))
+            assert await response.content.read() == b"", "the body has an end"
+            assert await stopping == 0
+    finally:
+        system.close()
+
+
+# --- tasks in lists ---------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Stock:
+    """Fills Redis with tasks as the scripts do, without a worker."""
+
+    redis: Redis
+    count: int = 0
+
+    async def worker(self) -> None:
+        facts = WorkerFacts("w", ("default", "low"), ("hello",), 1, "host", "3", "3.11")
+        await workers.register(self.redis, facts, 1000)
+
+    async def waiting(
+        self, number: int, account: str = "shop", name: str = "hello", queue: str = "default"
+    ) -> list[str]:
+        """Tasks of moments that follow each other, the oldest first."""
+        new = []
+        for _ in range(number):
+            self.count += 1
+            line = Status("queued", new_key(), date_of(START + self.count)).line()
+            key = line[26:52].decode()
+            parameters = orjson.dumps({"name": f"number {self.count}", "token": "hidden-7"})
+            new.append(NewTask(key, line, False, name, parameters, b"", queue, 3, 60, ""))
+        for first in range(0, number, 500):
+            await tasks.create(self.redis, account, new[first : first + 500], Usage(), life=LIFE)
+        return [task.key for task in new]
+
+    async def executing(self, number: int, queue: str = "default") -> list[Reserved]:
+        found: list[Reserved] = []
+        while len(found) < number:
+            reservation = await tasks.reserve(
+                self.redis,
+                "w",
+                [queue],
+                sync_places=min(200, number - len(found)),
+                async_places=0,
+                ahead=0,
+                known=[],
+            )
+            assert reservation.tasks
+            writes = []
+            for one in reservation.tasks:
+                self.count += 1
+                line = parse_line(one.line).executing(date_of(START + self.count)).line()
+                writes.append(Write(one.key, one.attempt, "executing", line))
+                found.append(one._replace(line=line))
+            assert all(await tasks.update(self.redis, "w", writes, life=LIFE))
+        return found
+
+    async def ended(self, reserved: list[Reserved], error: str = "") -> list[str]:
+        writes = []
+        for one in reserved:
+            self.count += 1
+            status, result = ("error", orjson.dumps(error)) if error else ("success", b'"done"')
+            line = parse_line(one.line).ended(status, result, timestamp()).line()
+            writes.append(Write(one.key, one.attempt, status, line))  # type: ignore[arg-type]
+        for first in range(0, len(writes), 500):
+            assert all(await tasks.update(self.redis, "w", writes[first : first + 500], life=LIFE))
+        return [one.key for one in reserved]
+
+
+START = 1_700_000_000
+LIFE = 7 * 86400
+
+
+@pytest.fixture
+async def stock(idle: tuple[System, Any]) -> AsyncIterator[Stock]:
+    system, store = idle
+    store.flushdb()
+    connection = Redis(system.config.redis.url, 10)
+    found = Stock(connection)
+    await found.worker()
+    yield found
+    await connection.close()
+
+
+async def pages(client: Client, query: str, headers: dict[str, str] = ROOT) -> list[list[dict[str, Any]]]:
+    """All pages of a search."""
+    found, after = [], ""
+    while True:
+        answer = (await get(client, f"tasks?{query}&after={after}", headers)).json
+        found.append(answer["tasks"])
+        after = answer["next"]
+        if after is None:
+            return found
+
+
+async def keys_of(client: Client, query: str, headers: dict[str, str] = ROOT) -> list[str]:
+    return [row["key"] for page in await pages(client, query, headers) for row in page]
+
+
+async def test_a_row_says_what_is_known_of_a_task(house: Client, stock: Stock) -> None:
+    (waits,) = await stock.waiting(1)
+    (reserved,) = await stock.executing(1)
+    (row,) = (await get(house, "tasks")).json["tasks"]
+    executing = {
+        "key": waits,
+        "status": "executing",
+        "task_name": "hello",
+        "account": "shop",
+        "queue": "default",
+        "queued": date_of(START + 1),
+        "started": date_of(START + 2),
+        "completed": None,
+        "worker": "w",
+        "attempt": 1,
+        "message": None,
+        "retried_as": None,
+    }
+    assert row == executing
+    line = parse_line(reserved.line).reported(b'{"step":1}', None).line()
+    await tasks.update(stock.redis, "w", [Write(waits, 1, "executing", line)], life=LIFE)
+    assert (await get(house, "tasks")).json["tasks"] == [executing | {"progress": {"step": 1}}]
+    await stock.ended([reserved], "no cat at https://me:word@cats.example/?sig=1")
+    (row,) = (await get(house, "tasks")).json["tasks"]
+    assert row.pop("completed") > executing["started"]
+    del executing["completed"]
+    assert [row] == [
+        executing
+        | {
+            "status": "error",
+            "message": "no cat at https://…@cats.example/?sig=…",
+        }
+    ]
+
+
+async def test_tasks_of_all_states_come_newest_first_over_all_pages(house: Client, stock: Stock) -> None:
+    await stock.waiting(40)
+    done = await stock.ended(await stock.executing(10))
+    failed = await stock.ended(await stock.executing(5), "broken")
+    busy = [one.key for one in await stock.executing(7)]
+    await stock.waiting(9, "other")
+    for limit in (1, 7, 50, 500):
+        rows = [row for page in await pages(house, f"limit={limit}") for row in page]
+        moments = [row["completed"] or row["started"] or row["queued"] for row in rows]
+        assert len(rows) == len({row["key"] for row in rows}) == 49
+        assert moments == sorted(moments, reverse=True) or limit < 10, (
+            "of tasks that ended in the same second any first"
+        )
+    for state, expected in {
+        "executing": busy[::-1],
+        "success": done,
+        "error": failed,
+        "ended": done + failed,
+    }.items():
+        assert sorted(await keys_of(house, f"state={state}&limit=3")) == sorted(expected), state
+    assert await keys_of(house, "state=executing&limit=3") == busy[::-1]
+    assert len(await keys_of(house, "state=waiting&limit=4")) == 27
+
+
+async def test_every_filter_leaves_what_it_says(house: Client, stock: Stock) -> None:
+    first = await stock.waiting(3, "shop", "hello")
+    second = await stock.waiting(2, "other", "image.thumb", "low")
+    third = await stock.waiting(1, "other", "hello")
+    for query, expected in {
+        "name=hello": [*third, *first[::-1]],
+        "account=other": [*third, *second[::-1]],
+        "account=other&name=hello": third,
+        "text=NUMBER%202": [first[1]],
+        f"text={first[0].lower()}": [first[0]],
+        "text=image": second[::-1],
+        "text=hidden-7": [],
+        f"since={START + 4}": [*third, *second[::-1]],
+        f"until={START + 3}": first[::-1],
+        f"since={date_of(START + 2)[:19]}Z&until={date_of(START + 4)}": [second[0], *first[:0:-1]],
+        "name=nobody": [],
+        "account=nobody": [],
+    }.items():
+        assert await keys_of(house, query) == expected, query
+    ended = await stock.ended(await stock.executing(2), "a sad end")
+    assert await keys_of(house, "text=SAD") == ended[::-1]
+    now = time.time()
+    assert await keys_of(house, f"state=error&since={now - 60}&until={now + 1}") == ended[::-1]
+    assert await keys_of(house, f"state=error&since={now + 1}") == await keys_of(house, f"until={START}") == []
+
+
+async def test_an_account_that_is_no_operator_sees_its_own_tasks_whatever_it_asks_for(
+    house: Client, stock: Stock
+) -> None:
+    own = await stock.waiting(3, "shop")
+    others = await stock.waiting(30, "other")
+    for query in ("", "account=other", "state=waiting", f"text={others[0]}", "limit=1"):
+        found = await keys_of(house, query, SHOP)
+        assert set(found) <= set(own), query
+    assert await keys_of(house, "limit=1", SHOP) == own[::-1]
+    answer = await get(house, "tasks?limit=1", SHOP)
+    told = base64.urlsafe_b64decode(answer.json["next"] + "===").decode()
+    assert not any(key in told or key in answer.body.decode() for key in others), "a cursor gives no key away"
+    assert (await get(house, f"tasks/{others[0]}", SHOP)).status == 404
+    assert (await get(house, f"tasks/{own[0]}", SHOP)).status == 200
+
+
+@pytest.mark.parametrize("after", ["x", "W10", "AAAA", "W10=", "%00", "bnVsbA", "W1tdLHt9XQ", "é", "WyJ4Iix7fV0"])
+async def test_a_cursor_that_is_none_is_a_400(house: Client, after: str) -> None:
+    answer = await get(house, f"tasks?after={after}")
+    assert answer.status == 400
+    assert [item["name"] for item in answer.json["errors"]] == ["after"]
+
+
+@pytest.mark.parametrize(
+    "cursor",
+    [
+        {"w:default": [-1, ""]}, {"w:default": [1, "x" * 33]}, {"w:default": ["1", ""]}, {"w:default": [1]},
+        {"w:default": [True, ""]}, {"s:default": [1, "-1"]}, {"s:default": [1 << 51, "1"]}, {"x": [1, None]},
+        {"x": {"a": 1}}, {"e:default": [1.5, "1"]}, {"w:default": [1, ""]}, {"y": [1, "1"]}, {"": [1, "1"]},
+    ],
+)  # fmt: skip
+async def test_a_cursor_with_places_that_are_none_is_a_400(house: Client, stock: Stock, cursor: Any) -> None:
+    await stock.waiting(3)
+    good = (await get(house, "tasks?limit=1")).json["next"]
+    mark = orjson.loads(base64.urlsafe_b64decode(good + "==="))[0]
+    forged = base64.urlsafe_b64encode(orjson.dumps([mark, cursor])).decode().rstrip("=")
+    answer = await get(house, f"tasks?limit=1&after={forged}")
+    assert (answer.status, answer.json["errors"][0]["name"]) == (400, "after")
+    other = await get(house, f"tasks?limit=1&name=x&after={good}")
+    assert other.json == bad_request(
+        ("after", "querystring", "this cursor is of a search with other filters: start without it")
+    )
+
+
+async def test_whatever_is_wrong_with_a_search_is_told_at_once(house: Client) -> None:
+    answer = await get(
+        house, "tasks?state=gone&since=soon&until=99999999999999&limit=501&name=a&name=b&text=" + "x" * 201
+    )
+    assert answer.status == 400
+    assert {item["name"] for item in answer.json["errors"]} == {"state", "since", "until", "limit", "name", "text"}
+    assert b"soon" not in answer.body
+
+
+async def test_tasks_that_move_while_they_are_listed_are_not_listed_twice_in_order(house: Client, stock: Stock) -> None:
+    waiting = await stock.waiting(30)
+    first = (await get(house, "tasks?state=waiting&limit=10")).json
+    await stock.executing(5)  # the list is shorter by five, at its other end
+    await stock.waiting(5)
+    rest = (await get(house, f"tasks?state=waiting&limit=500&after={first['next']}")).json
+    assert [row["key"] for row in first["tasks"] + rest["tasks"]] == waiting[:4:-1]
+
+
+async def test_tasks_of_one_moment_are_each_listed_once(house: Client, store: Any) -> None:
+    """Those of one call are queued in the same microsecond, and the list loses its head while it is read."""
+    keys = []
+    for _ in range(3):
+        keys += await create(house, *[{"task_name": "hello"}] * 10)
+    found: list[str] = []
+    after: str | None = ""
+    while after is not None:
+        answer = (await get(house, f"tasks?limit=4&after={after}")).json
+        found += [row["key"] for row in answer["tasks"]]
+        after = answer["next"]
+        await cancel(house, keys[len(found) // 8])
+    assert [key for key in found if key in keys[4:]] == keys[:3:-1]
+    assert len(found) == len(set(found))
+
+
+async def test_a_search_that_finds_little_among_thousands_comes_in_pieces_and_ends(house: Client, stock: Stock) -> None:
+    rare = await stock.waiting(2, "shop", "rare")
+    await stock.waiting(6000)
+    rare += await stock.waiting(1, "other", "rare")
+    await stock.ended(await stock.executing(2000, "default"))
+    assert sorted(await keys_of(house, "name=rare")) == sorted(rare)
+    answer = await get(house, "tasks?name=nobody")
+    assert 200 <= answer.json["scanned"] <= 6003
+    first = await get(house, "tasks?limit=50")
+    assert len(first.json["tasks"]) == 50
+    assert first.json["scanned"] < 2000, "a page without filters looks at little more than it shows"
+
+
+async def test_strangers_in_rqs_lists_are_passed_over(house: Client, stock: Stock, store: Any) -> None:
+    keys = await stock.waiting(3)
+    store.rpush(names.RQ_QUEUE + "default", "not a key", "B" * 26)
+    store.hset(names.TASK + "C" * 26, mapping={"state": "1 1 w  ", "facts": "x", "line": "{", "origin": "default"})
+    store.rpush(names.RQ_QUEUE + "default", "C" * 26, keys[0])
+    store.set(names.TASK + "D" * 26, "no hash")
+    store.zadd(names.RQ_FAILED + "default", {"D" * 26: 3e9, "junk": 3e9})
+    store.set(names.RQ_FINISHED + "default", "no zset")
+    assert set(await keys_of(house, "limit=2")) == set(keys)
+    assert (await get(house, f"tasks/{'C' * 26}")).status == 404
+    assert (await get(house, f"tasks/{'D' * 26}")).status == 404
+
+
+async def test_a_large_result_is_not_read_for_a_list(house: Client, stock: Stock) -> None:
+    await stock.waiting(2)
+    first, second = await stock.executing(2)
+    line = parse_line(first.line).ended("error", orjson.dumps("x" * 5_000_000), date_of(START + 9)).line()
+    await tasks.update(stock.redis, "w", [Write(first.key, 1, "error", line)], life=LIFE)
+    await stock.ended([second], "y" * 1000)
+    answer = await get(house, "tasks")
+    assert len(answer.body) < 3000
+    assert {row["key"]: row["message"] for row in answer.json["tasks"]} == {
+        first.key: "(a long error)",
+        second.key: "y" * 300 + "…",
+    }
+
+
+# --- one task ---------------------------------------------------------------------------------------------------------
+
+
+async def test_one_task_is_shown_with_all_that_is_kept_of_it_but_its_secrets(house: Client) -> None:
+    parameters = {"text": "https://me:word@host/?token=x", "key": "the key", "words": ["a"]}
+    metas = {"id": 7, "password": "p"}
+    (key,) = await create(house, {"task_name": "test.echo", "task_metas": metas, **parameters})
+    found = (await get(house, f"tasks/{key}")).json
+    status = found.pop("status")
+    assert (status["status"], status["key"]) == ("queued", key)
+    assert found == {
+        "task_name": "test.echo",
+        "account": "shop",
+        "queue": "default",
+        "parameters": {"text": "https://…@host/?token=…", "key": "…", "words": ["a"]},
+        "task_metas": {"id": 7, "password": "…"},
+        "attempt": 0,
+        "max_attempts": 3,
+        "timeout": 300.0,
+        "worker": None,
+        "expires": None,
+        "traceparent": None,
+        "retry_of": None,
+        "retried_as": None,
+        "bytes": None,
+        "attempts": [],
+        "traceback": None,
+        "position": None,
+        "eta": None,
+        "waiting_for": "no worker serves the queue 'default'",
+    }
+
+
+async def test_a_traceback_is_for_operators(house: Client, stock: Stock) -> None:
+    await stock.waiting(1)
+    (one,) = await stock.executing(1)
+    line = parse_line(one.line).ended("error", b'"internal error"', date_of(START + 9)).line()
+    write = Write(one.key, 1, "error", line, 17, "Traceback: http://a:b@c")
+    await tasks.update(stock.redis, "w", [write], life=LIFE)
+    found = (await get(house, f"tasks/{one.key}")).json
+    assert (found["traceback"], found["bytes"], found["waiting_for"]) == ("Traceback: http://…@c", 17, None)
+    assert found["expires"] > found["status"]["events"]["completed"]
+    assert (await get(house, f"tasks/{one.key}", SHOP)).json["traceback"] is None
+
+
+async def test_a_key_that_is_none_is_a_400_and_an_unknown_one_a_404(house: Client) -> None:
+    assert (await get(house, "tasks/x")).json == bad_request(
+        ("key", "path", "this is not a task key (26 characters A-Z2-7)")
+    )
+    answer = await get(house, f"tasks/{UNKNOWN}")
+    assert (answer.status, answer.json) == (404, error("unknown task key"))
+
+
+# --- streams of tasks -------------------------------------------------------------------------------------------------
+
+
+async def test_a_stream_of_tasks_begins_with_a_page_and_goes_on_with_what_changes(house: Client, stock: Stock) -> None:
+    old = await stock.waiting(2)
+    async with house.session.get("/v1/operator/tasks_stream?limit=2&account=shop", headers=ROOT) as response:
+        lines = lines_of(response)
+        assert [row["key"] for row in await anext(lines)] == old[::-1]
+        new = await stock.waiting(3)
+        await stock.waiting(1, "other")
+        rows = [await anext(lines) for _ in range(2)]
+        assert [row["key"] for row in rows] == new[1:], "the newest page, its oldest first"
+        await stock.ended(await stock.executing(1))
+        row = await anext(lines)
+        assert (row["key"], row["status"]) == (old[0], "success"), "it was shown once, and its end is told"
+        assert await asyncio.wait_for(response.content.readexactly(1), 10) == b" "
