@@ -297,7 +297,7 @@ class Dragon(_Driver):
 
     create = _does(verbs.create)
     stream = _gives(verbs.stream)
-    follow = _gives(verbs.follow_keys)
+    follow = _gives(verbs.follow)
     status = _does(verbs.status)
     cancel = _does(verbs.cancel)
     log = _gives(verbs.log)

@@ -95,7 +95,7 @@ class _Manner:
         self._core.note_buffering()
 
 
-def follow(core: Core, followed: Followed) -> Giving[Status]:
+def statuses_of(core: Core, followed: Followed) -> Giving[Status]:
     """Gives the present status of each task and then every change, each once, until all have ended."""
     trouble, manner = core.trouble(), _Manner(core)
     while True:

@@ -12,7 +12,7 @@ from urllib.parse import quote, urlencode, urlsplit
 
 from dragon.client.calls import LineReader, answer_of, read_body
 from dragon.client.errors import DragonClientError, Lost, NotFound, Refused, Silence, TaskFailed, Unavailable
-from dragon.client.following import Followed, follow
+from dragon.client.following import Followed, statuses_of
 from dragon.client.protocol import Address, Core, Flow, Give, Giving, Open, Read, Request, Sleep, error_of, query_pairs
 from dragon.client.status import Key, Keys, LogLine, Status, key_of, read_keys, read_statuses
 from dragon.signing import sign_url
@@ -77,13 +77,13 @@ def stream(core: Core, tasks: Definitions) -> Giving[Status]:
     """Creates tasks and follows them."""
     definitions = read_definitions(tasks)
     if definitions:
-        yield from follow(core, Followed(core, definitions=definitions))
+        yield from statuses_of(core, Followed(core, definitions=definitions))
 
 
-def follow_keys(core: Core, keys: Keys) -> Giving[Status]:
+def follow(core: Core, keys: Keys) -> Giving[Status]:
     """Follows existing tasks."""
     if wanted := read_keys(keys):
-        yield from follow(core, Followed(core, keys=wanted))
+        yield from statuses_of(core, Followed(core, keys=wanted))
 
 
 def result_of(status: Status | None) -> Any:
@@ -172,16 +172,17 @@ def _download(core: Core, key: str, name: str | None, content: BinaryIO) -> Flow
 
 def redirected(core: Core, request: Request, location: str) -> Request:
     """The request for where an answer redirects to. A path lies below the server's, which it does not know of."""
-    parts = urlsplit(location)
-    target = quote(parts.path + (f"?{parts.query}" if parts.query else ""), safe=_SAFE)
-    if not parts.netloc and parts.path.startswith("/"):
-        prefix = "" if parts.path.startswith(f"{core.address.path}/") else core.address.path
-        return Request("GET", request.address, prefix + target, request.silence)
     try:
-        address = Address.read(f"{parts.scheme or request.address.scheme}://{parts.netloc}")
+        parts = urlsplit(location)
+        is_path = not parts.scheme and not parts.netloc and parts.path.startswith("/")
+        address = (
+            request.address if is_path else Address.read(f"{parts.scheme or request.address.scheme}://{parts.netloc}")
+        )
     except ValueError:
         raise DragonClientError("the server redirects to something that is no address of a file") from None
-    return Request("GET", address, target or "/", request.silence)
+    prefix = core.address.path if is_path and not parts.path.startswith(f"{core.address.path}/") else ""
+    target = prefix + (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    return Request("GET", address, quote(target, safe=_SAFE), request.silence)
 
 
 def log(core: Core, key: Key, *, after: int = 0, follow: bool = False) -> Giving[LogLine]:
