@@ -67,6 +67,11 @@ def shortened(text: str, most: int) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
+def counted(count: int, word: str) -> str:
+    """A number of things, in words."""
+    return f"{count:,} {word}{'' if count == 1 else 's'}"
+
+
 def label_of(name: str, parameters: Mapping[str, Any]) -> str:
     """A task's name and parameters, shortened."""
     words = [name, *(f"{parameter}={as_text(value)}" for parameter, value in parameters.items())]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 from dragon.cli.access import EXIT_FAILED, on_a_server
-from dragon.cli.display import aligned, as_text, echo_json, printable, printable_lines, shortened
+from dragon.cli.display import aligned, as_text, counted, echo_json, printable, printable_lines, shortened
 from dragon.cli.queues import Listing, ask
 from dragon.keys import is_key
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # imported where it is used: `--help` needs none of it
     from dragon.client import Dragon
 
 MOST_AT_ONCE = 1000  # tasks that one call runs again
+CANCELLED = "cancelled"  # the message of what somebody ended on purpose
 _json = click.option("--json", "as_json", is_flag=True, help="Print lines of JSON.")
 
 
@@ -123,7 +124,7 @@ def _task(key: str, task: Mapping[str, Any]) -> Iterator[str]:
 
 @failed.command()
 @click.argument("which", metavar="[KEY|GROUP]...", nargs=-1)
-@click.option("--all", "everything", is_flag=True, help="All that failed and was not retried yet. Asks before.")
+@click.option("--all", "everything", is_flag=True, help="All that was neither retried nor cancelled. Asks before.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @_json
 @on_a_server(needs_secret=True)
@@ -131,12 +132,16 @@ def retry(which: tuple[str, ...], everything: bool, yes: bool, as_json: bool, cl
     """Run tasks again, each once, as new tasks with the same parameters. Exit code 1 when one could not be."""
     if bool(which) == everything:
         raise click.UsageError("name keys or groups (`dragon failed` lists them), or give --all")
+    found = _left(client)
     if everything:
-        which = _all_groups(client, yes)
+        which = _all_groups(found, yes)
+    for one in which:
+        if not is_key(one):
+            _check_group(found, one)
     keys = [one for one in which if is_key(one)]
     answers = client.operator.retry(keys) if keys else []
     for group in (one for one in which if not is_key(one)):
-        answers += _retry_group(client, group)
+        answers += _retry_group(client, group, found[group].tasks)
     for answer in answers:
         echo_json(answer) if as_json else click.echo(_retried(answer))
     if not as_json:
@@ -145,25 +150,47 @@ def retry(which: tuple[str, ...], everything: bool, yes: bool, as_json: bool, cl
     sys.exit(EXIT_FAILED if any(answer["retried_as"] is None for answer in answers) else 0)
 
 
-def _all_groups(client: Dragon, yes: bool) -> tuple[str, ...]:
-    found = [one for one in client.operator.failures()["groups"] if one["count"] > one["retried"]]
-    count = sum(one["count"] - one["retried"] for one in found)
-    if not found:
+class _Left(NamedTuple):
+    """A group of failures of which some were not run again yet."""
+
+    tasks: int
+    message: str
+
+
+def _left(client: Dragon) -> dict[str, _Left]:
+    """Those groups, by their names."""
+    left = {
+        one["group"]: _Left(one["count"] - one["retried"], one["message"])
+        for one in client.operator.failures()["groups"]
+    }
+    return {group: one for group, one in left.items() if one.tasks > 0}
+
+
+def _check_group(found: Mapping[str, _Left], which: str) -> None:
+    if which not in found:
+        raise click.UsageError(f"{which!r} is no task's key, and no group with tasks to run again: `dragon failed`")
+
+
+def _all_groups(found: Mapping[str, _Left], yes: bool) -> tuple[str, ...]:
+    wanted = {group: one.tasks for group, one in found.items() if one.message != CANCELLED}
+    if not wanted:
         click.echo("there is nothing to run again", err=True)
         sys.exit(0)
-    ask(f"Run {count:,} {'task' if count == 1 else 'tasks'} of {len(found)} groups again?", yes=yes)
-    return tuple(one["group"] for one in found)
+    kinds = counted(len(wanted), "kind")
+    ask(f"Run {counted(sum(wanted.values()), 'task')} again ({kinds} of failures)?", yes=yes)
+    return tuple(wanted)
 
 
-def _retry_group(client: Dragon, group: str) -> list[dict[str, Any]]:
-    """In pieces, until a call has nothing new to say."""
+def _retry_group(client: Dragon, group: str, count: int) -> list[dict[str, Any]]:
+    """In pieces, and not more than there were at first: what fails again at once comes into the same group."""
     answers: dict[str, dict[str, Any]] = {}
-    while True:
-        some = client.operator.retry(group=group, limit=MOST_AT_ONCE)
+    while len(answers) < count:
+        some = client.operator.retry(group=group, limit=min(MOST_AT_ONCE, count - len(answers)))
         news = {answer["key"]: answer for answer in some if answer["key"] not in answers}
+        if not news:
+            break
         answers |= news
-        if not news or len(some) < MOST_AT_ONCE:
-            return list(answers.values())
+    return list(answers.values())
 
 
 def _retried(answer: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dragon.cli.access import EXIT_FAILED, on_a_server
-from dragon.cli.display import aligned, echo_json, printable
+from dragon.cli.display import aligned, counted, echo_json, printable
 
 if TYPE_CHECKING:  # imported where it is used: `--help` needs none of it
     from dragon.client import Dragon
@@ -113,6 +113,6 @@ def clear(name: str, yes: bool, client: Dragon) -> None:
     """Cancel all that waits in the queue NAME. Asks before."""
     if not yes:
         waiting = sum(one["waiting"] for one in client.operator.overview()["queues"] if one["name"] == name)
-        ask(f"Cancel the {waiting:,} tasks that wait in {name}?", yes=yes)
+        ask(f"Cancel {counted(waiting, 'task')} waiting in {name}?", yes=yes)
     cleared = client.operator.clear(name)["cleared"]
-    click.echo(f"cancelled {cleared:,} {'task' if cleared == 1 else 'tasks'} of {name}")
+    click.echo(f"cancelled {counted(cleared, 'task')} of {name}")

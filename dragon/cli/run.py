@@ -12,7 +12,7 @@ import click
 
 from dragon.cli.access import EXIT_FAILED, EXIT_INTERRUPTED, on_a_server, say
 from dragon.cli.completion import complete_task
-from dragon.cli.display import Display, as_text, choose, detail_of, label_of, printable_lines, shortened
+from dragon.cli.display import Display, as_text, choose, counted, detail_of, label_of, printable_lines, shortened
 from dragon.cli.values import check_required, find_task, read_lines, read_parameters
 
 if TYPE_CHECKING:  # imported where it is used: `--help` needs none of it
@@ -196,7 +196,7 @@ def _interrupted(client: Dragon, keys: list[str], cancels: bool) -> None:
     """The tasks go on unless they are to be cancelled, which somebody at a terminal is asked."""
     if not keys:
         return
-    are = "1 task has" if len(keys) == 1 else f"{len(keys)} tasks have"
+    are = f"{counted(len(keys), 'task')} {'has' if len(keys) == 1 else 'have'}"
     try:
         if cancels or (sys.stdin.isatty() and click.confirm(f"\n{are} not ended. Cancel?", err=True)):
             for key in keys:

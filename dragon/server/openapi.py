@@ -310,8 +310,7 @@ _OPERATOR_SCHEMAS: dict[str, Schema] = {
     "TaskPage": _whole(
         {
             "tasks": {"type": "array", "items": _ref("Row")},
-            "next": _TEXT_OR_NULL
-            | {"description": "What to give as `after` for the next page; null for the last."},
+            "next": _TEXT_OR_NULL | {"description": "What to give as `after` for the next page; null for the last."},
             "scanned": _COUNT | {"description": "Tasks that were looked at for this page."},
         }
     ),

@@ -129,6 +129,7 @@ def test_no_worker_waiting_tasks_and_a_suspended_rq_are_problems(redis_url: str,
         client.rpush("rq:queue:slow", "A", "B")
         client.rpush("rq:queue:slow@shop", "C")
         client.rpush("rq:queue:default", "D")
+        client.sadd("dragon:paused", "default")
         client.set("rq:suspended", 1)
         findings = look(test_config(tmp_path, redis_url))
     assert of(findings, "workers") == [
@@ -138,6 +139,7 @@ def test_no_worker_waiting_tasks_and_a_suspended_rq_are_problems(redis_url: str,
     assert of(findings, "queues") == [
         "1 task waits in 'default', which no worker serves: `dragon worker --queues default`",
         "3 tasks wait in 'slow', which no worker serves: `dragon worker --queues slow`",
+        "'default' is paused: `dragon queue resume default`",
     ]
 
 

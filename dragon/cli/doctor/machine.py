@@ -11,8 +11,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections import Counter
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,8 @@ from dragon.files.local import LocalFiles
 from dragon.redis_check import check_external, mask_url
 from dragon.referrers import parse_page
 from dragon.server.room import Room
-from dragon.store import names, workers
+from dragon.store import queues, workers
+from dragon.store.queues import QueuePicture, QueuesPicture
 from dragon.task import Registry, load_tasks
 
 PINGS = 21
@@ -180,7 +180,7 @@ def _fullness(info: Mapping[str, Any]) -> Iterator[Finding]:
 
 def _workers(config: Config, url: str, registry: Registry | None) -> Iterator[Finding]:
     try:
-        living, waiting, suspended = asyncio.run(_look(config, url))
+        living, picture = asyncio.run(_look(config, url))
     except (Unavailable, redis.ResponseError) as error:
         yield Finding("problem", "workers", f"Redis does not tell: {error}")
         return
@@ -188,23 +188,18 @@ def _workers(config: Config, url: str, registry: Registry | None) -> Iterator[Fi
         yield Finding("ok", "workers", f"{len(living)} alive, for the queues {_listed(_served(living))}")
     else:
         yield Finding("problem", "workers", "none is registered, so no task runs: `dragon worker`, or `dragon up`")
-    if suspended:
+    if picture.suspended:
         yield Finding("problem", "workers", "RQ is suspended, so none takes tasks: `rq resume`")
-    yield from judge_queues(_served(living), waiting)
+    yield from judge_queues(_served(living), picture.queues)
     if living and registry is not None:
         yield from judge_tasks(living, registry)
 
 
-async def _look(config: Config, url: str) -> tuple[dict[str, tuple[set[str], set[str]]], Counter[str], bool]:
-    """The workers whose lease runs, how many tasks wait in each queue, and whether RQ is suspended."""
+async def _look(config: Config, url: str) -> tuple[dict[str, tuple[set[str], set[str]]], QueuesPicture]:
+    """The workers whose lease runs, and what waits in each queue."""
     store = Redis(url, config.redis.timeout)
     try:
-        living = await workers.living(store)
-        waiting: Counter[str] = Counter()
-        for name in await store.command("SMEMBERS", names.RQ_QUEUES):
-            queue, _, _account = name.decode(errors="replace").removeprefix(names.RQ_QUEUE).partition("@")
-            waiting[queue] += int(await store.command("LLEN", name))
-        return living, waiting, bool(await store.command("EXISTS", names.RQ_SUSPENDED))
+        return await workers.living(store), await queues.look(store, config.files.life)
     finally:
         await store.close()
 
@@ -217,15 +212,18 @@ def _listed(words: set[str]) -> str:
     return ", ".join(sorted(words))
 
 
-def judge_queues(served: set[str], waiting: Mapping[str, int]) -> Iterator[Finding]:
+def judge_queues(served: set[str], pictures: Sequence[QueuePicture]) -> Iterator[Finding]:
     """Queues in which tasks wait for a worker that does not come."""
-    left = {queue: count for queue, count in sorted(waiting.items()) if count and queue not in served}
-    for queue, count in left.items():
-        tasks = "1 task waits" if count == 1 else f"{count:,} tasks wait"
-        sentence = f"{tasks} in {queue!r}, which no worker serves: `dragon worker --queues {queue}`"
+    left = [one for one in pictures if one.waiting and one.name not in served]
+    for one in left:
+        tasks = "1 task waits" if one.waiting == 1 else f"{one.waiting:,} tasks wait"
+        sentence = f"{tasks} in {one.name!r}, which no worker serves: `dragon worker --queues {one.name}`"
         yield Finding("problem", "queues", sentence)
+    for one in (one for one in pictures if one.paused):
+        yield Finding("warning", "queues", f"{one.name!r} is paused: `dragon queue resume {one.name}`")
     if not left:
-        yield Finding("ok", "queues", f"{sum(waiting.values()):,} tasks wait, all where a worker serves")
+        total = sum(one.waiting for one in pictures)
+        yield Finding("ok", "queues", f"{total:,} tasks wait, all where a worker serves")
 
 
 def judge_tasks(living: Mapping[str, tuple[set[str], set[str]]], registry: Registry) -> Iterator[Finding]:
