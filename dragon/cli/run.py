@@ -18,9 +18,8 @@ from dragon.cli.values import check_required, find_task, read_lines, read_parame
 if TYPE_CHECKING:  # imported where it is used: `--help` needs none of it
     from dragon.client import Dragon, Status
 
-MOST_AT_ONCE = 500  # tasks that are created and followed together; a server takes 1,000 in a call
-_SEPARATOR = "--"
-_MORE = "dragon.cli.run.more"
+AT_ONCE, MOST_AT_ONCE = 500, 1000  # tasks that are created and followed together; servers take 1,000 in a call
+_SEPARATOR = "\0"  # what stands between tasks once click has taken the options out: no argument can be that
 
 
 class Wanted(NamedTuple):
@@ -47,14 +46,10 @@ class Ended(NamedTuple):
 
 
 class _Run(click.Command):
-    """Splits `TASK a=1 -- TASK b=2` before click takes the first -- for the end of the options."""
+    """Keeps the -- of `TASK a=1 -- TASK b=2`, which click would take for the end of the options."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        groups: list[list[str]] = [[]]
-        for word in args:
-            groups.append([]) if word == _SEPARATOR else groups[-1].append(word)
-        ctx.meta[_MORE] = groups[1:]
-        return super().parse_args(ctx, groups[0])
+        return super().parse_args(ctx, [_SEPARATOR if word == "--" else word for word in args])
 
 
 @click.command(cls=_Run)
@@ -68,6 +63,13 @@ class _Run(click.Command):
     multiple=True,
     help="Save an output file; - is standard output. For several tasks PATH is a folder.",
 )
+@click.option(
+    "--at-once",
+    type=click.IntRange(1, MOST_AT_ONCE),
+    default=AT_ONCE,
+    show_default=True,
+    help="The most tasks that are created and shown together.",
+)
 @click.option("--url", "only_urls", is_flag=True, help="Print the URLs of the output files and nothing else.")
 @click.option("--json", "as_json", is_flag=True, help="Print each status as a line of JSON, as it comes.")
 @click.option("--cancel-on-interrupt", is_flag=True, help="Ctrl-C cancels the tasks, without a question.")
@@ -77,6 +79,7 @@ def run(
     words: tuple[str, ...],
     each: str | None,
     files: tuple[str, ...],
+    at_once: int,
     only_urls: bool,
     as_json: bool,
     cancel_on_interrupt: bool,
@@ -90,14 +93,14 @@ def run(
 
     After Ctrl-C the tasks go on, unless they are cancelled.
     """
-    wanted = list(_read_wanted(client.tasks(), [[task, *words], *click.get_current_context().meta[_MORE]], each))
+    wanted = list(_read_wanted(client.tasks(), _groups([task, *words]), each))
     saving = _read_files(files, wanted)
     if only_urls:
         _check_outputs(wanted, "--url")
     bare = only_urls or any(path == "-" for paths in saving for path in paths.values())
     failed = 0
-    for start in range(0, len(wanted), MOST_AT_ONCE):
-        batch = wanted[start : start + MOST_AT_ONCE]
+    for start in range(0, len(wanted), at_once):
+        batch = wanted[start : start + at_once]
         display = choose(as_json=as_json and not bare, beside=bare)
         statuses = _run_to_end(client, batch, display, cancel_on_interrupt)
         ended = [Ended(start + number, *pair) for number, pair in enumerate(zip(batch, statuses, strict=True), 1)]
@@ -117,8 +120,8 @@ def _read_wanted(catalogue: Sequence[dict[str, Any]], groups: list[list[str]], e
     if each is not None and len(groups) > 1:
         raise click.UsageError("--each is for one task: leave out what follows --")
     for group in groups:
-        if not group or group[0].startswith("-"):
-            raise click.UsageError("a task's name follows --; options stand before the first --")
+        if not group:
+            raise click.UsageError("-- stands between two tasks: write a task's name on each side of it")
         entry = find_task(catalogue, group[0])
         if each is None:
             yield _wanted(entry, group[1:])
@@ -126,6 +129,14 @@ def _read_wanted(catalogue: Sequence[dict[str, Any]], groups: list[list[str]], e
         name, lines = read_lines(each)
         for line in lines:
             yield _wanted(entry, [*group[1:], f"{name}={'@' if line.startswith('@') else ''}{line}"])
+
+
+def _groups(words: list[str]) -> list[list[str]]:
+    """The words of each task."""
+    groups: list[list[str]] = [[]]
+    for word in words:
+        groups.append([]) if word == _SEPARATOR else groups[-1].append(word)
+    return groups
 
 
 def _wanted(entry: dict[str, Any], words: list[str]) -> Wanted:

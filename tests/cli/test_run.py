@@ -67,7 +67,7 @@ class TestInAPipe:
 
     def test_each_runs_a_task_for_every_line(self, system: System) -> None:
         names = "".join(f"name {number}\n" for number in range(30)) + "@twitter\n"
-        code, output, _ = dragon(system.url, "run", "hello", "--each", "name=@-", given=names)
+        code, output, _ = dragon(system.url, "run", "hello", "--each", "name=@-", "--at-once", "7", given=names)
         assert code == 0
         done = {line for line in last_lines(output) if line.startswith("success")}
         assert done == {f"success   Hello name {number}" for number in range(30)} | {"success   Hello @twitter"}
@@ -97,8 +97,9 @@ class TestErrors:
                 ["test.file", "--file", "x", "--", "test.file"],
                 "--file x: for several tasks give a folder, as --file x/",
             ),
-            (["hello", "--"], "a task's name follows --; options stand before the first --"),
-            (["hello", "--", "--json"], "a task's name follows --; options stand before the first --"),
+            (["hello", "--"], "-- stands between two tasks: write a task's name on each side of it"),
+            (["hello", "--", "--json"], "-- stands between two tasks: write a task's name on each side of it"),
+            (["--", "hello"], "-- stands between two tasks: write a task's name on each side of it"),
             (["hello", "--each", "name=@x", "--", "hello"], "--each is for one task: leave out what follows --"),
         ],
         ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
