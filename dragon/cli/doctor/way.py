@@ -22,6 +22,7 @@ COUNT, DELAY = 6, 0.25
 TOGETHER = 0.04
 #: Seconds between two signs of the countdown that is followed as a quiet stream.
 QUIET = 10
+NO_LINES = 1_000_000_000  # the number of a log line that no task comes to
 #: Seconds without a byte after which a stream's heartbeats (server.heartbeat, 15 s) must have been held back.
 SILENCE = 25.0
 #: A page that stands on nobody's whitelist, so that the 401 names it (RFC 2606).
@@ -324,8 +325,8 @@ def _idle(exchange: Exchange, secret: str | None, seconds: float) -> Iterator[Fi
 
 
 def _quiet_stream(exchange: Exchange, key: str) -> Stream:
-    """The log lines of a task that has none; of a server that keeps no log, its statuses."""
-    stream = exchange.stream("GET", f"/v1/log?task={key}&follow=true", timeout=SILENCE)
+    """The log lines of a task from where it has none; of a server that keeps no log, its statuses."""
+    stream = exchange.stream("GET", f"/v1/log?task={key}&after={NO_LINES}&follow=true", timeout=SILENCE)
     if stream.status == 200:
         return stream
     list(stream.pieces)  # read to its end, so that its connection is closed
