@@ -163,7 +163,13 @@ _SHORT: dict[str, tuple[str, ...]] = {
 
 #: Names that begin with DRAGON_ and are no settings: they say where settings are, or concern other commands.
 _NOT_SETTINGS = frozenset(
-    {"DRAGON_CONFIG", "DRAGON_SECRET", "DRAGON_URL", *(name for names in _SHORT.values() for name in names)}
+    {
+        "DRAGON_CONFIG",
+        "DRAGON_SECRET",
+        "DRAGON_API_KEY",
+        "DRAGON_URL",
+        *(name for names in _SHORT.values() for name in names),
+    }
 )
 
 

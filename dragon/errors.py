@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 #: Exit code of a process that stopped because of a ConfigError (EX_CONFIG): starting it again does not help.
 EXIT_CONFIG = 78
+#: Exit codes of commands: the server cannot be asked (EX_UNAVAILABLE), it does not know us (EX_NOPERM).
+EXIT_UNAVAILABLE, EXIT_NO_PERMISSION = 69, 77
 #: Seconds after which it may be worth to ask a process again that had too much open.
 FULL_RETRY = 2.0
 

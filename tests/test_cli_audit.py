@@ -33,7 +33,7 @@ def start(url: str, tmp_path: Path, *arguments: str) -> subprocess.Popen[str]:
 @pytest.fixture(autouse=True)
 def short_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing moves in these tests."""
-    monkeypatch.setattr("dragon.cli.audit.PAUSE", 0.05)
+    monkeypatch.setattr("dragon.store.audit.PAUSE", 0.05)
 
 
 def run(url: str, tmp_path: Path, *arguments: str) -> tuple[int, str, str]:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -29,14 +30,43 @@ def config_file(tmp_path: Path, text: str) -> str:
     return str(path)
 
 
+#: What takes a command longer to import than all of its help: in hundredths of a second.
+HEAVY = {"aiohttp", "asyncio", "hiredis", "orjson", "PIL", "pydantic", "redis", "rich", "rq", "uvloop"}
+
+
+def imported(errors: str) -> set[str]:
+    """The top-level modules that `-X importtime` told of."""
+    return {line.rpartition("|")[2].strip().partition(".")[0] for line in errors.splitlines() if "|" in line}
+
+
 def test_help_lists_every_command_and_imports_none() -> None:
     result = run("-X", "importtime", "-m", "dragon", "--help")
     assert result.returncode == 0
     for name, (_, line) in COMMANDS.items():
         assert f"  {name}" in result.stdout
         assert line in result.stdout
-    for heavy in ("pydantic", "aiohttp", "redis", "rq", "asyncio", "dragon.cli.processes"):
-        assert f" {heavy}\n" not in result.stderr
+    assert imported(result.stderr) & HEAVY == set()
+    assert "dragon.cli.processes" not in result.stderr
+
+
+def every_command() -> list[str]:
+    """All of them with their own subcommands, as they are typed."""
+    found = []
+    for name in COMMANDS:
+        command = dragon.get_command(click.Context(dragon), name)
+        found.append(name)
+        if isinstance(command, click.Group):
+            found += [f"{name} {more}" for more in command.list_commands(click.Context(command))]
+    return found
+
+
+@pytest.mark.parametrize("command", every_command())
+def test_the_help_of_each_command_imports_nothing_heavy(command: str) -> None:
+    result = run("-X", "importtime", "-m", "dragon", *command.split(), "--help")
+    assert result.returncode == 0
+    assert result.stdout.startswith(f"Usage: dragon {command} ")
+    assert "click" in imported(result.stderr)
+    assert imported(result.stderr) & HEAVY == set()
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -16,10 +16,20 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "up": ("dragon.cli.processes:up", "Run all of dragon on this machine: Redis, server, worker."),
     "server": ("dragon.cli.processes:server", "Run the HTTP server."),
     "worker": ("dragon.cli.processes:worker", "Run a worker."),
+    "run": ("dragon.cli.run:run", "Run tasks and show them to their end."),
+    "status": ("dragon.cli.following:status", "Print the statuses of tasks."),
+    "follow": ("dragon.cli.following:follow", "Show tasks to their end, with their log lines."),
+    "log": ("dragon.cli.following:log", "Print the log lines of a task."),
+    "cancel": ("dragon.cli.following:cancel", "Cancel tasks."),
+    "tasks": ("dragon.cli.catalogue:tasks", "List the tasks that can be run, or describe one."),
+    "queue": ("dragon.cli.queues:queue", "Print what waits in each queue; pause, resume, clear one."),
+    "failed": ("dragon.cli.failures:failed", "List what failed; show it, run it again."),
     "account": ("dragon.cli.account:account", "Make, list and revoke accounts."),
     "sign": ("dragon.cli.account:sign", "Sign a URL, so that it works without a key."),
     "audit": ("dragon.cli.audit:audit", "Check that nothing is lost, stuck, left over or miscounted."),
     "config": ("dragon.cli.config:config", "Show the settings."),
+    "doctor": ("dragon.cli.doctor:doctor", "Look what is wrong here, or on the way to a server."),
+    "completion": ("dragon.cli.completion:completion", "Print the completion for a shell."),
 }
 
 

@@ -14,15 +14,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import click
 
-from dragon.auth import Account, hash_key, parse_accounts
-from dragon.config import load_config
 from dragon.errors import EXIT_CONFIG, ConfigError, DragonError
-from dragon.referrers import Referrer, parse_referrer
 from dragon.signing import ACCOUNT_ID, sign_url
+
+if TYPE_CHECKING:  # pydantic is slow to import, and `--help` needs none: it is imported where it is used
+    from dragon.auth import Account
+    from dragon.referrers import Referrer
 
 KEY_BYTES = 24  # random bytes of a key: 192 bits, 32 characters
 
@@ -76,6 +77,9 @@ def account() -> None:
 @_readable_errors
 def new(name: str, referrers: tuple[str, ...], keyless_images: bool, operator: bool, **limits: int | None) -> None:
     """Make the account NAME and show its keys, this once."""
+    from dragon.auth import hash_key
+    from dragon.config import load_config
+
     _check_name(name)
     for referrer in referrers:
         _check_referrer(referrer)
@@ -98,6 +102,9 @@ def new(name: str, referrers: tuple[str, ...], keyless_images: bool, operator: b
 @_readable_errors
 def list_accounts() -> None:
     """List the accounts, without their keys."""
+    from dragon.auth import parse_accounts
+    from dragon.config import load_config
+
     path = load_config().accounts_file
     accounts = parse_accounts(_read(path), str(path))
     if not accounts:
@@ -111,6 +118,8 @@ def list_accounts() -> None:
 @_readable_errors
 def revoke(name: str) -> None:
     """Remove the account NAME: its keys and signed URLs stop working."""
+    from dragon.config import load_config
+
     path = load_config().accounts_file
     with _changing(path) as file:
         if name not in file.accounts:
@@ -149,6 +158,8 @@ def _check_name(name: str) -> None:
 
 
 def _check_referrer(referrer: str) -> None:
+    from dragon.referrers import parse_referrer
+
     try:
         parse_referrer(referrer)
     except ValueError as error:
@@ -256,7 +267,7 @@ class _File:
     def __init__(self, path: Path) -> None:
         self._path = path
         self.text = _read(path) if path.exists() else ""
-        self.accounts = parse_accounts(self.text, str(path))
+        self.accounts = self._parsed(self.text)
 
     def write(self, text: str, expected: set[str]) -> None:
         """Replaces the file, if the text holds the expected accounts and those that stay are unchanged."""
@@ -264,9 +275,14 @@ class _File:
             raise ConfigError(f"{self._path} is written in a way that this command cannot change: edit it by hand")
         _replace(self._path, text)
 
+    def _parsed(self, text: str) -> dict[str, Account]:
+        from dragon.auth import parse_accounts
+
+        return parse_accounts(text, str(self._path))
+
     def _holds(self, text: str, expected: set[str]) -> bool:
         try:
-            after = parse_accounts(text, str(self._path))
+            after = self._parsed(text)
         except ConfigError:
             return False
         staying = expected & self.accounts.keys()

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
-import orjson
-from redis.exceptions import ResponseError
 
-from dragon.config import Config, load_config
-from dragon.connections import Redis
-from dragon.embedded import redis_url
 from dragon.errors import Unavailable
-from dragon.redis_check import mask_url
-from dragon.store.audit import PAUSE, Report
-from dragon.store.audit import audit as look
+
+if TYPE_CHECKING:  # imported where it is used: `--help` needs none of it
+    from dragon.config import Config
+    from dragon.store.audit import Report
 
 #: Exit codes: what was found, and that nothing could be looked at, which is neither sound nor unsound.
 EXIT_FINDINGS, EXIT_UNAVAILABLE = 1, 2
@@ -37,6 +32,13 @@ def audit(as_json: bool, wait: float) -> None:
 
     The system may be at work meanwhile: what is found was so in two looks, with nothing happening to it in between.
     """
+    import asyncio
+
+    from redis.exceptions import ResponseError
+
+    from dragon.config import load_config
+    from dragon.redis_check import mask_url
+
     config = load_config()
     try:
         report = asyncio.run(_audit(config, wait))
@@ -57,14 +59,20 @@ def _give_up(reason: str) -> NoReturn:
 
 
 async def _audit(config: Config, wait: float) -> Report:
+    import asyncio
+
+    from dragon.connections import Redis
+    from dragon.embedded import redis_url
+    from dragon.store import audit as store
+
     redis = Redis(redis_url(config), max(config.redis.timeout, PATIENCE))
     ends = time.monotonic() + wait
     try:
         while True:
-            report = await look(config, redis, pause=PAUSE)
+            report = await store.audit(config, redis, pause=store.PAUSE)
             if report.is_sound or time.monotonic() >= ends:
                 return report
-            await asyncio.sleep(PAUSE)
+            await asyncio.sleep(store.PAUSE)
     finally:
         await redis.close()
 
@@ -97,6 +105,8 @@ def _files(report: Report) -> str:
 
 def as_object(report: Report) -> str:
     """The same as JSON."""
+    import orjson
+
     return orjson.dumps(
         {
             "sound": report.is_sound,

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from dragon.config import _SHORT, Config, _read_file, load_config, settings
-from dragon.redis_check import mask_url
+if TYPE_CHECKING:  # imported where it is used: `--help` needs none of it
+    from dragon.config import Config
 
 
 @click.group()
@@ -27,6 +27,8 @@ def show() -> None:
 
 def describe(environ: Mapping[str, str]) -> list[str]:
     """The settings in force as lines: `name = value  # origin`. Raises ConfigError as loading does."""
+    from dragon.config import _read_file, load_config, settings
+
     in_force = load_config(environ=environ)
     found, source = _read_file(None, environ)
     lines = [f"# settings file: {source}"]
@@ -60,6 +62,8 @@ def _is_in(found: Any, name: str) -> bool:
 
 def _variable(name: str, environ: Mapping[str, str]) -> str:
     """The variable that a setting comes from, by the same precedence as loading has; empty if from none."""
+    from dragon.config import _SHORT
+
     long = "DRAGON_" + name.replace(".", "__").upper()
     return next((known for known in (f"{long}_FILE", long) if known in environ), "") or next(
         (known for known in _SHORT.get(name, ()) if environ.get(known)), ""
@@ -68,5 +72,7 @@ def _variable(name: str, environ: Mapping[str, str]) -> str:
 
 def _shown(value: Any) -> str:
     if isinstance(value, str) and "://" in value:
+        from dragon.redis_check import mask_url
+
         value = mask_url(value)
     return json.dumps(value, default=str, ensure_ascii=False)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import resource
 import sys
 from collections.abc import Coroutine
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from dragon import journal
-from dragon.config import Config, load_config
 from dragon.processes import keep_private
+
+if TYPE_CHECKING:  # imported where it is used: `--help` needs none of it
+    from dragon.config import Config
 
 _host = click.option("--host", help="The address to listen on.  [server.host, HOST]")
 _port = click.option("--port", type=int, help="The port; 0 takes a free one.  [server.port, PORT]")
@@ -28,6 +28,7 @@ def up(host: str | None, port: int | None) -> None:
     """Run all of dragon on this machine: the embedded Redis (unless DRAGON_REDIS_URL names one), server and worker."""
     keep_private()
     from dragon import supervisor
+    from dragon.config import load_config
 
     sys.exit(supervisor.up(load_config(server__host=host, server__port=port)))
 
@@ -41,6 +42,7 @@ def server(host: str | None, port: int | None, processes: int | None, supervised
     """Run the HTTP server, and the embedded Redis if it is wanted and nobody runs it yet."""
     keep_private()
     from dragon import supervisor
+    from dragon.config import load_config
 
     config = load_config(server__host=host, server__port=port, server__processes=processes)
     if not supervised:
@@ -61,6 +63,8 @@ def server(host: str | None, port: int | None, processes: int | None, supervised
 def worker(queues: str | None, executors: int | None, concurrency: int | None, supervised: bool) -> None:
     """Run a worker, and the embedded Redis if it is wanted and nobody runs it yet."""
     keep_private()
+    from dragon.config import load_config
+
     names = [name.strip() for name in queues.split(",") if name.strip()] if queues is not None else None
     config = load_config(worker__queues=names, worker__executors=executors, worker__concurrency=concurrency)
     from dragon.worker.main import work
@@ -88,6 +92,10 @@ def _allow_many_files() -> None:
 
 def _run(config: Config, coroutine: Coroutine[Any, Any, None]) -> None:
     """Runs until done, on uvloop where there is one; one line of log an event, to standard error."""
+    import asyncio
+
+    from dragon import journal
+
     journal.set_up(config.log)
     _allow_many_files()
     try:

@@ -19,8 +19,10 @@ class Health:
     def routes(self) -> list[web.RouteDef]:
         return [web.get("/healthz", self.healthz), web.get("/readyz", self.readyz)]
 
-    async def healthz(self, _request: web.Request) -> web.Response:
-        return json_answer({"status": "ok", "version": __version__})
+    async def healthz(self, request: web.Request) -> web.Response:
+        # By which HTTP it was asked only the server can tell: `dragon doctor URL` looks whether a proxy asks by 1.0.
+        asked = f"{request.version.major}.{request.version.minor}"
+        return json_answer({"status": "ok", "version": __version__, "http": asked})
 
     async def readyz(self, _request: web.Request) -> web.Response:
         try:

@@ -108,6 +108,11 @@ def _one_or_many(schema: Schema, most: int | None = None) -> Schema:
     return {"anyOf": [schema, {"type": "array", "items": schema, "minItems": 1} | ({"maxItems": most} if most else {})]}
 
 
+_HEALTH: dict[str, Schema] = {
+    "status": {"const": "ok"},
+    "version": {"type": "string"},
+    "http": {"enum": ["1.0", "1.1"]},
+}
 _DATE: Schema = {"type": "string", "format": "date-time", "examples": ["2013-04-03T15:47:27.707526+00:00"]}
 _KEY: Schema = {
     "type": "string",
@@ -1206,7 +1211,7 @@ def _server_calls() -> Iterator[_Call]:
             "server",
             "The process is up",
             "Says nothing of Redis or workers.",
-            {"200": _answer("It is.", _content(_object({"status": {"const": "ok"}, "version": {"type": "string"}})))},
+            {"200": _answer("It is; `http` is the version by which it was asked.", _content(_object(_HEALTH)))},
             "curl $ADDRESS$PATH",
         ),
     )

@@ -129,7 +129,7 @@ async def test_the_server_does_not_tell_what_it_is_made_of(client: Client) -> No
 
 async def test_healthz_readyz_and_metrics(client: Client) -> None:
     answer = await ask(client.session, "GET", "/healthz")
-    assert (answer.status, answer.json) == (200, {"status": "ok", "version": __version__})
+    assert (answer.status, answer.json) == (200, {"status": "ok", "version": __version__, "http": "1.1"})
     answer = await ask(client.session, "GET", "/readyz")
     assert (answer.status, answer.json) == (200, {"status": "ok"})
     answer = await ask(client.session, "GET", "/metrics")
