@@ -268,6 +268,15 @@ async def test_a_queue_without_a_worker_is_named(serve: Serve, browser: Browser)
     ]
 
 
+async def test_numbers_have_as_many_digits_as_one_reads(serve: Serve, browser: Browser) -> None:
+    rates = {"per_second": 1234.567, "errors_per_second": 12.345, "waiting_p50": 0.0004, "waiting_p95": 75.3}
+    counts = {"waiting": 1_234_567, "executing": 0, "success": 9, "error": 1}
+    page, _ = await open_dashboard(browser, await serve(FakeOperator(overview=snapshot(rates=rates, counts=counts))))
+    figures = page.locator(".figure")
+    assert await figures.locator(".value").all_inner_texts() == ["1,234,567", "0", "1,235", "12.3", "<1 ms", "10"]
+    assert await figures.locator(".more").all_inner_texts() == ["p95 1 min 15 s", "1 in an error"]
+
+
 async def test_who_is_no_operator_gets_no_buttons_for_queues(serve: Serve, browser: Browser) -> None:
     queue = {"name": "default", "waiting": 2, "executing": 0, "paused": False, "oldest": 1.0, "workers": 1}
     unknown = {"per_second": None, "errors_per_second": None, "waiting_p50": None, "waiting_p95": None}
