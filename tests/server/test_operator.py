@@ -248,6 +248,22 @@ async def test_names_of_another_type_leave_the_rest_of_the_overview(house: Clien
     assert (found["default"], found["odd"]) == ((1, 0, False, 0), (0, 0, False, 0))
 
 
+async def test_definitions_that_were_refused_are_errors_of_no_queue(house: Client) -> None:
+    keys = await create(house, {"task_name": "hello", "nam": "x"}, {"task_name": "no.such"}, {"task_name": "hello"})
+    await create(house, {"task_name": "hello", "nam": "y"}, headers=OTHER)
+    snapshot = (await get(house, "overview")).json
+    assert snapshot["counts"] == {"waiting": 1, "executing": 0, "success": 0, "error": 3}
+    assert snapshot["rates"]["errors_per_second"] == 0.05
+    rows = (await get(house, "tasks?state=error&account=shop")).json["tasks"]
+    assert sorted(row["key"] for row in rows) == sorted(keys[:2])
+    assert {row["queue"] for row in rows} == {""}
+    groups = (await get(house, "failures?name=hello")).json["groups"]
+    assert [(group["message"], group["count"]) for group in groups] == [
+        ("nam: unknown parameter, did you mean 'name'?", 2)
+    ]
+    assert (await get(house, "overview", SHOP)).json["counts"]["error"] is None
+
+
 # --- streams of overviews ---------------------------------------------------------------------------------------------
 
 
