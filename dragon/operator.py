@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -32,6 +32,7 @@ from dragon.streams import Place
 
 FAILURES_BUDGET = 1.0  # seconds in which failures are looked at, to be grouped
 GROUP_BUDGET = 10.0  # seconds in which those of one group are looked for, to be retried
+MOST_SEARCHES = 2  # at once
 MOST_FOLLOWED = 500  # tasks that a stream of tasks looks after when they are not on the first page any more
 
 
@@ -115,6 +116,7 @@ class Operator:
         self._overview = Overview(service)
         self._samplers: dict[Any, Sampler[Any]] = {}
         self._places: dict[Watcher[Any], _Watching] = {}
+        self._searching = asyncio.Semaphore(MOST_SEARCHES)
         self._closed = False
 
     def close(self) -> None:
@@ -149,9 +151,7 @@ class Operator:
     async def tasks(self, account: Account, filters: Filters, limit: int, cursor: listing.Cursor | None) -> TaskPage:
         """A page of tasks, newest first. It may be short, even empty, and still have a next one."""
         filters = own_filters(account, filters)
-        page = await listing.page(
-            self._redis, filters, limit, life=self._life, cursor=cursor, fits=_text_search(filters.text)
-        )
+        page = await self._page(filters, limit, cursor)
         following = None if page.cursor is None else spell_cursor(page.cursor, filters)
         return TaskPage([row_of(record) for record in page.records], following, page.scanned)
 
@@ -161,8 +161,14 @@ class Operator:
         The caller has to `leave` it. Full, or Unauthorized, when there may be no more streams.
         """
         filters = own_filters(account, filters)
-        look = _FirstPage(self._redis, filters, limit, self._life).look
+        look = _FirstPage(self._redis, lambda: self._page(filters, limit)).look
         return await self._watch(("tasks", filters, limit), account, look, _new_rows())
+
+    async def _page(self, filters: Filters, limit: int, cursor: listing.Cursor | None = None) -> listing.Page:
+        """Few at a time: a search among very many tasks is work for this process, which serves others meanwhile."""
+        async with self._searching:
+            fits = _text_search(filters.text)
+            return await listing.page(self._redis, filters, limit, life=self._life, cursor=cursor, fits=fits)
 
     async def task(self, account: Account, key: str) -> dict[str, Any]:
         """All that is known of one task. NotFound for one that nobody knows, or that is another account's."""
@@ -264,7 +270,7 @@ class Operator:
         ends = time.monotonic() + budget
         cursor: listing.Cursor | None = None
         while time.monotonic() < ends:
-            page = await listing.page(self._redis, filters, listing.PIECE, life=self._life, cursor=cursor)
+            page = await self._page(filters, listing.PIECE, cursor)
             yield page
             cursor = page.cursor
             if cursor is None:
@@ -469,18 +475,14 @@ def _mark(filters: Filters) -> str:
 class _FirstPage:
     """Looks at the first page of a search, and after those tasks that were on it and have not ended."""
 
-    def __init__(self, redis: Redis, filters: Filters, limit: int, life: int) -> None:
+    def __init__(self, redis: Redis, page: Callable[[], Awaitable[listing.Page]]) -> None:
         self._redis = redis
-        self._filters = filters
-        self._limit = limit
-        self._life = life
+        self._page = page
         self._open: set[str] = set()
 
     async def look(self) -> dict[str, bytes]:
         """Rows by key, the newest first."""
-        page = await listing.page(
-            self._redis, self._filters, self._limit, life=self._life, fits=_text_search(self._filters.text)
-        )
+        page = await self._page()
         records = {record.key: record for record in page.records}
         missing = [key for key in self._open if key not in records][:MOST_FOLLOWED]
         found = [record for record in await listing.read(self._redis, missing) if record is not None]
