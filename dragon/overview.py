@@ -103,7 +103,7 @@ class Overview:
             tuple(_queue_facts(queue, workers) for queue in looked.queues),
             tuple(workers),
             recent_rates(looked),
-            _counts(looked.queues),
+            _counts(looked),
             looked.suspended,
             self._service.streams.count,
             await self._ask_redis(),
@@ -137,19 +137,20 @@ def _queue_facts(queue: QueuePicture, workers: Sequence[WorkerPicture]) -> Queue
     return QueueFacts(queue.name, queue.waiting, queue.executing, queue.paused, oldest, serving)
 
 
-def _counts(found: Sequence[QueuePicture]) -> Counts:
+def _counts(looked: QueuesPicture) -> Counts:
+    found = looked.queues
     return Counts(
         sum(queue.waiting for queue in found),
         sum(queue.executing for queue in found),
         sum(queue.success or 0 for queue in found),
-        sum(queue.error or 0 for queue in found),
+        sum(queue.error or 0 for queue in found) + looked.refused,
     )
 
 
 def recent_rates(looked: QueuesPicture) -> Rates:
     """The rates of the last minute, by what RQ's registries have got; waiting times are measured elsewhere."""
-    ended = sum(queue.ended_now for queue in looked.queues)
-    failed = sum(queue.failed_now for queue in looked.queues)
+    ended = sum(queue.ended_now for queue in looked.queues) + looked.refused_now
+    failed = sum(queue.failed_now for queue in looked.queues) + looked.refused_now
     return Rates(round(ended / 60, 3), round(failed / 60, 3))
 
 

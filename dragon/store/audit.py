@@ -198,6 +198,7 @@ class _Look:
         await look._read_wips()
         await look._read_lists()
         await look._read_lanes()
+        await look._ask("SMEMBERS", names.PAUSED)
         await look._read_holdings()
         await look._read_registries()
         await look._read_expiries()

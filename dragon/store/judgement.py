@@ -191,10 +191,9 @@ def _judge_rq(picture: Picture, now: float) -> Iterator[Finding]:
         text = f"it ended in {picture.status}, but to RQ its status is {picture.rq_status!r} instead of {expected!r}"
         yield Finding("registry", key, f"{text}: set it right (HSET {names.TASK}{key} status {expected})")
     right, wrong = (finished, failed) if picture.status == SUCCESS else (failed, finished)
-    if wrong[1] is not None or (not queue and right[1] is not None):
-        name = wrong[0] if wrong[1] is not None else right[0]
-        text = f"it ended in {picture.status}, but RQ's registry {name} lists it"
-        yield Finding("registry", key, f"{text}: take it out (ZREM {name} {key})")
+    if wrong[1] is not None:
+        text = f"it ended in {picture.status}, but RQ's registry {wrong[0]} lists it"
+        yield Finding("registry", key, f"{text}: take it out (ZREM {wrong[0]} {key})")
     is_nearly_over = 0 <= picture.life < NEARLY_OVER * 1000 or (
         picture.expires is not None and picture.expires < now + NEARLY_OVER
     )

@@ -478,7 +478,8 @@ async def _sources(search: _Search, life: int, cursor: Cursor | None) -> list[_S
         made.append(_Executing(search, _start(cursor, "x"), queues))
     for state, kind in ((SUCCESS_, "s"), (ERROR_, "e")):
         if state in wanted:
-            made += [_Ended(search, f"{kind}:{queue}", _start(cursor, f"{kind}:{queue}"), life) for queue in queues]
+            of_queues = [*queues, *([""] if kind == "e" else [])]  # "": definitions that were refused
+            made += [_Ended(search, f"{kind}:{queue}", _start(cursor, f"{kind}:{queue}"), life) for queue in of_queues]
     if cursor is None:
         return made
     return [source for source in made if cursor.get(source.name) is not None]

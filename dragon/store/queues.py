@@ -33,6 +33,8 @@ class QueuesPicture:
 
     now: float  # unix time by Redis's clock
     suspended: bool  # `rq suspend`
+    refused: int  # definitions that were refused when they came, and are kept; 0 of one account's tasks alone
+    refused_now: int  # of these, in the last minute
     queues: tuple[QueuePicture, ...]  # by name
 
 
@@ -41,9 +43,12 @@ async def look(redis: Redis, life: int, more: Iterable[str] = (), account: str =
 
     With an account, only its tasks are counted.
     """
-    now, suspended, *values = await redis.run(script("overview"), (account, life, *sorted(set(more))))
+    now, suspended, refused, refused_now, *values = await redis.run(
+        script("overview"), (account, life, *sorted(set(more)))
+    )
     found = [_picture(values[i : i + 9], float(now)) for i in range(0, len(values), 9)]
-    return QueuesPicture(float(now), suspended == 1, tuple(sorted(found, key=lambda queue: queue.name)))
+    by_name = tuple(sorted(found, key=lambda queue: queue.name))
+    return QueuesPicture(float(now), suspended == 1, max(0, refused), max(0, refused_now), by_name)
 
 
 def _picture(values: list[bytes | int], now: float) -> QueuePicture:

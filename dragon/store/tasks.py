@@ -101,6 +101,7 @@ class Reservation:
     suspended: bool
     left: bool  # something waits that has no free place now
     gone: bool  # the worker's lease is over
+    paused: frozenset[str]  # queues that it may take nothing from
 
 
 WriteKind = Literal["executing", "success", "error"]
@@ -267,13 +268,14 @@ async def reserve(
         arguments += (name, "a" if is_async else "s", "" if duration is None else duration * 1000)
     answer = await redis.run(script("reserve"), arguments)
     tasks, dropped = [], []
-    for i in range(2, len(answer), 5):
+    for i in range(3, len(answer), 5):
         key, attempt, name, parameters, line = answer[i : i + 5]
         if int(attempt):
             tasks.append(Reserved(key.decode(), int(attempt), name.decode(errors="replace"), parameters, line))
         else:
             dropped.append(key.decode(errors="replace"))
-    return Reservation(tasks, dropped, answer[0] == b"1", answer[1] == b"1", answer[0] == b"gone")
+    paused = frozenset(answer[2].decode().split(",")) if answer[2] else frozenset()
+    return Reservation(tasks, dropped, answer[0] == b"1", answer[1] == b"1", answer[0] == b"gone", paused)
 
 
 async def update(redis: Redis, owner: str, writes: Sequence[Write], *, life: int, with_rq: bool = True) -> list[bool]:
@@ -287,23 +289,25 @@ async def update(redis: Redis, owner: str, writes: Sequence[Write], *, life: int
     return [bool(written) for written in await redis.run(script("update"), arguments)]
 
 
-async def give_back(redis: Redis, worker: str, tasks: Sequence[tuple[str, int | None]]) -> int:
+async def give_back(redis: Redis, worker: str, tasks: Sequence[tuple[str, int | None]], why: str = "given back") -> int:
     """Returns (key, attempt) pairs to the front of their queues; the attempts do not count. None: any attempt."""
-    arguments: list[Argument] = [worker]
+    arguments: list[Argument] = [worker, timestamp(), why]
     for key, attempt in tasks:
         arguments += (key, "" if attempt is None else attempt)
     return int(await redis.run(script("give_back"), arguments))
 
 
-async def retry(redis: Redis, worker: str, key: str, attempt: int) -> Literal["queued", "exhausted", "refused"]:
-    """Returns a task whose executor crashed to its queue, if it has an attempt left."""
-    answer = int(await redis.run(script("retry"), (worker, key, attempt)))
+async def retry(
+    redis: Redis, worker: str, key: str, attempt: int, ending: str = "crashed"
+) -> Literal["queued", "exhausted", "refused"]:
+    """Returns a task whose executor crashed to its queue, if it has an attempt left; `ending`: how, in words."""
+    answer = int(await redis.run(script("retry"), (worker, key, attempt, timestamp(), ending)))
     return "queued" if answer == 1 else "exhausted" if answer == 0 else "refused"
 
 
 async def take_over_lost(redis: Redis, caller: str) -> tuple[int, list[Orphan]]:
     """Hands dead workers' tasks on: how many went back to their queues, and those that `caller` must end."""
-    answer = await redis.run(script("lost"), (caller,))
+    answer = await redis.run(script("lost"), (caller, timestamp(), "the worker was lost"))
     orphans = []
     for i in range(1, len(answer), 4):
         key, attempt, line, worker = answer[i : i + 4]

@@ -467,14 +467,14 @@ class Engine:
         if os.path.lexists(folder):
             self._in_background(asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True))
 
-    async def _give_back(self, found: list[Running]) -> None:
+    async def _give_back(self, found: list[Running], why: str) -> None:
         """Tasks that will not be finished here go back to the front of their queues."""
         if not found:
             return  # a worker that has nothing need not wait for a Redis that is away
         for running in found:
             self._settle(running)
         pairs = [(running.reserved.key, running.reserved.attempt) for running in found]
-        await insist(lambda: tasks.give_back(self.redis, self.id, pairs), f"give {len(pairs)} tasks back")
+        await insist(lambda: tasks.give_back(self.redis, self.id, pairs, why), f"give {len(pairs)} tasks back")
         for running in found:
             self.running.pop(running.number, None)
 
@@ -482,7 +482,10 @@ class Engine:
         """A task whose executor crashed under it: once more, or an error that says what happened."""
         reserved = running.reserved
         answer = await insist(
-            lambda: tasks.retry(self.redis, self.id, reserved.key, reserved.attempt), f"retry {reserved.key}"
+            lambda: tasks.retry(
+                self.redis, self.id, reserved.key, reserved.attempt, f"the task's process has ended ({cause})"
+            ),
+            f"retry {reserved.key}",
         )
         log.warning("%s crashed %s attempt=%d: %s (%s)", reserved.key, reserved.name, reserved.attempt, cause, answer)
         if answer == "exhausted":
@@ -600,7 +603,7 @@ class Engine:
         blamed = [] if is_blameless else [running for running in found if running.started]
         others = [running for running in found if running not in blamed]
         if others:
-            await self._give_back(others)
+            await self._give_back(others, f"the process that it shared has ended ({cause})")
         for running in blamed:
             if limit is None or executor.is_async:  # of the many in that one, any may have done it
                 await self._retry(running, cause)
@@ -659,7 +662,8 @@ class Engine:
         """Gives back what has not started, waits `grace` seconds for what has, gives back the rest; no task is lost."""
         self.stopping = True
         await self._give_back(
-            [running for running in self.running.values() if not running.started and not running.over]
+            [running for running in self.running.values() if not running.started and not running.over],
+            "the worker was stopped",
         )
         ends = time.monotonic() + grace
         while self.running and time.monotonic() < ends:
@@ -678,7 +682,7 @@ class Engine:
                 running.executor.kill()
         if unfinished:
             log.warning("%d tasks did not finish in %g s and go back to their queues", len(unfinished), grace)
-            await self._give_back(unfinished)
+            await self._give_back(unfinished, "the worker was stopped")
         while self._background:
             await asyncio.wait(self._background)
         await self.writer.idle.wait()

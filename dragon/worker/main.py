@@ -29,6 +29,7 @@ from dragon.files import Files, open_files
 from dragon.processes import calm_collector
 from dragon.status import ERROR, QUEUED, Status, error_result, parse_line, timestamp
 from dragon.store import names, tasks, workers
+from dragon.store.queues import LOOK
 from dragon.store.tasks import Write
 from dragon.store.workers import WorkerFacts
 from dragon.worker.engine import KIND_LOOK, Engine, new_worker_id
@@ -37,6 +38,7 @@ from dragon.worker.scratch import ScratchLock, remove_abandoned
 log = logging.getLogger("dragon.worker")
 
 BLOCK = 5  # seconds that one wait for a queue lasts at most
+PAUSED_LOOK = 0.5  # seconds between two looks at what is suspended or paused
 SAMPLE = Path(__file__).parent.parent / "server" / "static"
 SWEEP_COUNT = 200  # tasks a trip
 _CANCEL = re.compile(rb"cancel ([A-Z2-7]{26}) ([0-9]{1,9})")
@@ -156,11 +158,11 @@ class Worker:
             if reservation is None or reservation.tasks:
                 continue
             if reservation.suspended or reservation.gone:
-                await asyncio.sleep(0.5)
+                await asyncio.sleep(PAUSED_LOOK)
             elif reservation.left:
                 await _wait_briefly(engine.places_freed, KIND_LOOK)
             else:
-                await watch.wait()
+                await watch.wait(reservation.paused)
 
     async def _heartbeat(self) -> None:
         """Renews the lease, notices what was taken away, and hands dead workers' tasks on."""
@@ -210,6 +212,9 @@ class Worker:
         if found := _CANCEL.fullmatch(message):
             self._engine.cancel(found[1].decode(), int(found[2]))
             return
+        if message == LOOK:
+            self._watch.look()
+            return
         try:
             command = orjson.loads(message)
         except orjson.JSONDecodeError:
@@ -248,10 +253,12 @@ class _QueueWatch:
         self._timeout = config.redis.timeout
         self._url = url
         self._wanted = asyncio.Event()
+        self._paused: frozenset[str] = frozenset()
         self.arrived = asyncio.Event()
 
-    async def wait(self) -> None:
-        """Returns when one of the queues has something, or may have."""
+    async def wait(self, paused: frozenset[str] = frozenset()) -> None:
+        """Returns when one of the queues has something, or may have; of those that are paused, after half a second."""
+        self._paused = paused
         self._wanted.set()
         await self.arrived.wait()
 
@@ -265,17 +272,22 @@ class _QueueWatch:
             try:
                 while True:
                     await self._wanted.wait()
+                    if queue in self._paused:  # what waits there would end each wait at once
+                        await asyncio.sleep(PAUSED_LOOK)
+                        self.look()
+                        continue
                     await connection.send("BLMOVE", name, name, "LEFT", "LEFT", BLOCK)
                     if await connection.receive() is not None:
-                        self._look()
+                        self.look()
             except (RedisError, OSError, TimeoutError) as error:
                 log.warning("cannot wait for queue %s: %s", queue, type(error).__name__)
             finally:
                 await connection.close()
             await asyncio.sleep(0.5)
-            self._look()  # Redis may be back, with tasks in it
+            self.look()  # Redis may be back, with tasks in it
 
-    def _look(self) -> None:
+    def look(self) -> None:
+        """Ends a wait."""
         self._wanted.clear()
         self.arrived.set()
 

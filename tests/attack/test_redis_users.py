@@ -168,8 +168,41 @@ async def _do_everything(serving: System, working: System, admin: redis.Redis) -
         for path in ("/v1/tasks", "/readyz", "/metrics", "/v1/operator/account", "/v1/operator/overview"):
             async with client.session.get(path, headers=SECRET) as answer:
                 assert answer.status == 200
+        await _operate(client)
         await _lose_a_worker(serving, working, client)
         await eventually(lambda: admin.zcard(names.EXPIRIES) == 0, 20)
+
+
+async def _operate(client: Any) -> None:
+    """Each call of the operator API, with something to be done for it."""
+
+    async def call(method: str, path: str, body: Any = None) -> Any:
+        data = None if body is None else orjson.dumps(body)
+        async with client.session.request(method, f"/v1/operator/{path}", data=data, headers=SECRET) as answer:
+            assert answer.status == 200, await answer.text()
+            return orjson.loads(await (answer.content.readline() if path.endswith("stream") else answer.read()))
+
+    failed = (await client.run("test.task_error"))["key"]
+    assert (await call("POST", "queues/default", {"action": "pause"}))["paused"]
+    waiting = [s["key"] for s in await client.create(*[{"task_name": "test.sleep", "seconds": 20}] * 3)]
+    for path in (
+        "account",
+        "overview",
+        "overview_stream",
+        "tasks?state=waiting",
+        f"tasks/{waiting[0]}",
+        "tasks_stream",
+    ):
+        assert await call("GET", path)
+    page = await call("GET", "tasks?limit=1")
+    while page["next"] is not None:
+        page = await call("GET", f"tasks?limit=1&after={page['next']}")
+    (group,) = [group for group in (await call("GET", "failures"))["groups"] if failed in group["keys"]]
+    retried = (await call("POST", "retry", {"group": group["group"], "limit": 1}))[0]["retried_as"]
+    assert (await call("POST", "cancel", {"tasks": [waiting[0]]}))[0]["result"] == "cancelled"
+    assert (await call("POST", "queues/default", {"action": "clear"}))["cleared"] == 3
+    assert (await client.status(*waiting, retried, block=True))[-1]["result"] == "cancelled"
+    assert not (await call("POST", "queues/default", {"action": "resume"}))["paused"]
 
 
 async def _lose_a_worker(serving: System, working: System, client: Any) -> None:

@@ -267,6 +267,17 @@ def whole_requests(found: Canaries) -> Iterator[tuple[str, str, dict[str, str], 
             yield "GET", f"/v1/create_file/a.txt?task_name={name}&text={number}&{query}", headers, None
         for path in ("/v1/status", "/v1/stream", "/v1/file", "/v1/tasks", "/metrics", "/healthz", "/", "/nowhere"):
             yield "GET", f"{path}?tasks={UNKNOWN}&task={UNKNOWN}&{query}", headers, None
+        for path in (
+            "account",
+            "overview",
+            "tasks",
+            "failures",
+            f"tasks/{UNKNOWN}",
+            f"tasks?text={found.wrong}&after=x",
+        ):
+            yield "GET", f"/v1/operator/{path}{'&' if '?' in path else '?'}{query}", headers, None
+        for path in ("retry", "cancel", "queues/default", f"queues/{found.wrong}"):
+            yield "POST", f"/v1/operator/{path}?{query}", headers, {"tasks": UNKNOWN, "action": "pause", **members}
         yield "POST", f"/v1/status?{query}", headers, {"tasks": UNKNOWN, **members}
         yield "PUT", f"/v1/create?{query}", headers, {"tasks": HELLO, **members}
         yield "DELETE", f"/v1/tasks/{UNKNOWN}?{query}", headers, None

@@ -27,7 +27,7 @@ from dragon.store.listing import date_of
 from dragon.store.tasks import NewTask, Reserved, Usage, Write
 from dragon.store.workers import WorkerFacts
 from tests.server.talking import UNKNOWN, Answer, ask, bad_request, error, gauge
-from tests.system import Client, System, eventually, test_config
+from tests.system import SECRET, Client, System, eventually, test_config
 
 ROOT = {"Authorization": "Secret key-of-root"}
 SHOP = {"Authorization": "Secret key-of-shop"}
@@ -248,6 +248,22 @@ async def test_names_of_another_type_leave_the_rest_of_the_overview(house: Clien
     assert (found["default"], found["odd"]) == ((1, 0, False, 0), (0, 0, False, 0))
 
 
+async def test_definitions_that_were_refused_are_errors_of_no_queue(house: Client) -> None:
+    keys = await create(house, {"task_name": "hello", "nam": "x"}, {"task_name": "no.such"}, {"task_name": "hello"})
+    await create(house, {"task_name": "hello", "nam": "y"}, headers=OTHER)
+    snapshot = (await get(house, "overview")).json
+    assert snapshot["counts"] == {"waiting": 1, "executing": 0, "success": 0, "error": 3}
+    assert snapshot["rates"]["errors_per_second"] == 0.05
+    rows = (await get(house, "tasks?state=error&account=shop")).json["tasks"]
+    assert sorted(row["key"] for row in rows) == sorted(keys[:2])
+    assert {row["queue"] for row in rows} == {""}
+    groups = (await get(house, "failures?name=hello")).json["groups"]
+    assert [(group["message"], group["count"]) for group in groups] == [
+        ("nam: unknown parameter, did you mean 'name'?", 2)
+    ]
+    assert (await get(house, "overview", SHOP)).json["counts"]["error"] is None
+
+
 # --- streams of overviews ---------------------------------------------------------------------------------------------
 
 
@@ -348,7 +364,7 @@ class Stock:
             self.count += 1
             line = Status("queued", new_key(), date_of(START + self.count)).line()
             key = line[26:52].decode()
-            parameters = orjson.dumps({"name": f"number {self.count}", "token": "hidden-7"})
+            parameters = orjson.dumps({"name": f"number {self.count} http://x.example/?token=hidden-7"})
             new.append(NewTask(key, line, False, name, parameters, b"", queue, 3, 60, ""))
         for first in range(0, number, 500):
             await tasks.create(self.redis, account, new[first : first + 500], Usage(), life=LIFE)
@@ -674,6 +690,35 @@ async def test_a_key_that_is_none_is_a_400_and_an_unknown_one_a_404(house: Clien
     assert (answer.status, answer.json) == (404, error("unknown task key"))
 
 
+async def test_no_secret_in_a_task_is_seen_in_any_answer(house: Client, stock: Stock, idle: tuple[System, Any]) -> None:
+    canary = f"canary{new_key()}"
+    url = f"https://me:{canary}@host.example/x?token={canary}&X-Amz-Signature={canary}"
+    definition = {
+        "task_name": "test.echo",
+        "text": url,
+        "words": [url],
+        "key": canary,
+        "task_metas": {"api_key": canary},
+    }
+    (key,) = await create(house, definition)
+    (reserved,) = await stock.executing(1)
+    line = parse_line(reserved.line).ended("error", orjson.dumps(f"cannot read {url}"), timestamp()).line()
+    write = Write(key, 1, "error", line, -1, f"Traceback: {url}")
+    assert await tasks.update(stock.redis, "w", [write], life=LIFE) == [True]
+    bodies = [
+        (await get(house, path)).body
+        for path in ("overview", "tasks", f"tasks?text={canary}", "tasks?text=host.example", "failures")
+    ]
+    async with house.session.get("/v1/operator/tasks_stream", headers=ROOT) as response:
+        bodies.append(await response.content.readline())
+    shown = (await get(house, f"tasks/{key}")).json
+    assert canary in orjson.dumps(shown.pop("status")).decode(), "the status is what every client may read"
+    bodies += [orjson.dumps(shown), (await post(house, "retry", {"tasks": [key]})).body]
+    assert not any(canary.encode() in body for body in bodies)
+    assert [len(orjson.loads(bodies[number])["tasks"]) for number in (1, 2, 3)] == [1, 0, 1]
+    assert not any(canary in process.output for process in idle[0].processes)
+
+
 # --- streams of tasks -------------------------------------------------------------------------------------------------
 
 
@@ -690,3 +735,191 @@ async def test_a_stream_of_tasks_begins_with_a_page_and_goes_on_with_what_change
         row = await anext(lines)
         assert (row["key"], row["status"]) == (old[0], "success"), "it was shown once, and its end is told"
         assert await asyncio.wait_for(response.content.readexactly(1), 10) == b" "
+
+
+# --- acting -----------------------------------------------------------------------------------------------------------
+
+
+async def failed(stock: Stock, count: int = 1, message: str = "broken", account: str = "shop") -> list[str]:
+    await stock.waiting(count, account)
+    return await stock.ended(await stock.executing(count), message)
+
+
+async def test_cancelling_many_answers_with_their_statuses_in_order(house: Client, stock: Stock) -> None:
+    (over,) = await failed(stock, 1, "broken")
+    (own,) = await stock.waiting(1, "shop")
+    (others,) = await stock.waiting(1, "other")
+    answer = await post(house, "cancel", {"tasks": [UNKNOWN, others, over, own, own]}, SHOP)
+    assert [(status["key"], status["result"]) for status in answer.json] == [
+        (UNKNOWN, "unknown task key"),
+        (others, "unknown task key"),
+        (over, "broken"),
+        (own, "cancelled"),
+        (own, "cancelled"),
+    ]
+    assert (await house.status(others))[0]["status"] == "queued"
+    again = await post(house, "cancel", {"tasks": [others, own]})
+    assert again.json == await house.status(others, own)
+    assert (again.json[0]["result"], again.json[1]) == ("cancelled", answer.json[3])
+
+
+async def test_a_failed_task_is_retried_once_whoever_asks_again(house: Client, stock: Stock, store: Any) -> None:
+    (key,) = await create(house, {"task_name": "hello", "name": "John", "task_metas": {"id": 7}})
+    await stock.ended(await stock.executing(1), "broken")
+    answers = await asyncio.gather(*(post(house, "retry", {"tasks": [key]}) for _ in range(5)))
+    (retried,) = {answer.json[0]["retried_as"] for answer in answers}
+    assert answers[0].json == [{"key": key, "retried_as": retried, "message": None}]
+    assert store.llen(names.RQ_QUEUE + "default") == 1
+    old, new = [(await get(house, f"tasks/{one}")).json for one in (key, retried)]
+    assert (old["retried_as"], old["retry_of"], new["retried_as"], new["retry_of"]) == (retried, None, None, key)
+    for member in ("task_name", "parameters", "task_metas", "account", "queue"):
+        assert old[member] == new[member]
+    assert new["status"]["status"] == "queued"
+    assert old["status"]["status"] == "error"
+    (row,) = (await get(house, "tasks?state=error")).json["tasks"]
+    assert row["retried_as"] == retried
+    await stock.ended(await stock.executing(1), "broken again")
+    again = (await post(house, "retry", {"tasks": [key, retried]})).json
+    assert again[0]["retried_as"] == retried
+    assert again[1]["retried_as"] not in (key, retried, None)
+
+
+async def test_a_retry_whose_answer_and_note_were_lost_finds_its_task(house: Client, stock: Stock, store: Any) -> None:
+    (key,) = await failed(stock)
+    first = (await post(house, "retry", {"tasks": [key]})).json
+    store.hdel(names.TASK + key, "retried_as")  # the process died before it could note it
+    assert (await post(house, "retry", {"tasks": [key]})).json == first
+    assert store.llen(names.RQ_QUEUE + "default") == 1
+
+
+async def test_a_clients_idempotency_key_is_never_a_retrys(house: Client, stock: Stock) -> None:
+    (key,) = await failed(stock)
+    for spelling in (f"retry{key}", f"retry {key}", f"retry%0A{key}"):
+        headers = SHOP | {"Idempotency-Key": spelling}
+        await ask(house.session, "POST", "/v1/create", {"tasks": {"task_name": "hello", "name": "x"}}, headers)
+    assert (await post(house, "retry", {"tasks": [key]})).json[0]["message"] is None
+
+
+async def test_what_is_not_retried_says_why(house: Client, stock: Stock, store: Any) -> None:
+    (gone,) = await failed(stock, 1, "broken", "nobody")
+    (unknown_task,) = await stock.waiting(1, "shop", "no.such.task")
+    await stock.ended(await stock.executing(1), "broken")
+    (good,) = await failed(stock, 1, "broken", "other")
+    await stock.waiting(1)
+    (success,) = await stock.ended(await stock.executing(1))
+    (refused,) = await create(house, {"task_name": "hello", "nam": "x"})
+    (invalid,) = await failed(stock, 1, "broken", "other")
+    store.hset(names.TASK + invalid, "params", '{"nam": 1}')
+    (open_,) = await stock.waiting(1)
+    keys = [UNKNOWN, gone, unknown_task, success, open_, refused, invalid, good]
+    found = {item["key"]: item for item in (await post(house, "retry", {"tasks": keys})).json}
+    assert list(found) == keys
+    messages = {key: item["message"] for key, item in found.items()}
+    assert messages == {
+        UNKNOWN: "unknown task key",
+        gone: "its account does not exist any more",
+        unknown_task: messages[unknown_task],
+        success: "it ended in success: only a task that ended in an error is retried",
+        open_: "it has not ended: only a task that ended in an error is retried",
+        refused: "its definition was refused: correct it, and create it anew",
+        invalid: "it would be refused now: nam: unknown parameter, did you mean 'name'?",
+        good: None,
+    }
+    assert messages[unknown_task].startswith("it would be refused now: ")
+    assert [item["retried_as"] is None for item in found.values()] == [True] * 7 + [False]
+    answer = await post(house, "retry", {"tasks": [good, gone]}, SHOP)
+    assert {item["message"] for item in answer.json} == {"unknown task key"}
+
+
+async def test_retries_are_within_the_limits_of_the_tasks_account(house: Client, stock: Stock, store: Any) -> None:
+    keys = await failed(stock, 40, "broken", "shop")  # which may have 30 tasks queued
+    answers = (await post(house, "retry", {"tasks": keys})).json
+    made = [item for item in answers if item["retried_as"]]
+    assert len(made) == store.llen(names.RQ_QUEUE + "default") == 30
+    assert {item["message"] for item in answers if not item["retried_as"]} == {
+        "account limit reached: 30 tasks queued at once"
+    }
+
+
+@pytest.mark.parametrize(
+    ("body", "wrong"),
+    [
+        ({}, {"tasks"}),
+        ({"tasks": []}, {"tasks"}),
+        ({"tasks": ["x"]}, {"tasks.0"}),
+        ({"tasks": [UNKNOWN] * 1001}, {"tasks"}),
+        ({"group": "x"}, {"group"}),
+        ({"group": 1, "limit": 0}, {"group", "limit"}),
+        ({"group": "0" * 16, "tasks": [UNKNOWN]}, {"group"}),
+        ({"group": "0" * 16, "limit": True}, {"limit"}),
+    ],
+)
+async def test_a_retry_of_nothing_is_a_400(house: Client, body: Any, wrong: set[str]) -> None:
+    answer = await post(house, "retry", body)
+    assert (answer.status, {item["name"] for item in answer.json["errors"]}) == (400, wrong)
+
+
+async def test_failures_that_say_the_same_are_one_group_and_retried_together(house: Client, stock: Stock) -> None:
+    alike = []
+    for number in range(7):
+        place = f"http://x.example/{number}: line {number * 11} of task {new_key()}"
+        text = f"cannot read {place}, reference 1f9a0c{number}e"
+        alike += await failed(stock, 1, text)
+    others = await failed(stock, 2, "out of luck", "other")
+    found = (await get(house, "failures")).json
+    assert (found["scanned"], found["complete"]) == (9, True)
+    first, second = found["groups"]
+    assert first["message"] == "out of luck"
+    assert second["message"] == "cannot read URL line N of task KEY, reference N"
+    assert (first["count"], second["count"], second["retried"], second["task_name"]) == (2, 7, 0, "hello")
+    assert second["first"] < second["last"] < first["last"]
+    assert len(second["keys"]) == 5
+    assert set(second["keys"]) <= set(alike)
+    own = (await get(house, "failures", OTHER)).json["groups"]
+    assert [(group["message"], set(group["keys"])) for group in own] == [("out of luck", set(others))]
+    answer = await post(house, "retry", {"group": second["group"], "limit": 3})
+    assert len(answer.json) == 3
+    assert all(item["retried_as"] for item in answer.json)
+    rest = await post(house, "retry", {"group": second["group"]})
+    assert sorted(item["key"] for item in [*answer.json, *rest.json]) == sorted(alike)
+    assert (await post(house, "retry", {"group": second["group"]})).json == []
+    (group,) = [group for group in (await get(house, "failures?name=hello")).json["groups"] if group["count"] == 7]
+    assert group["retried"] == 7
+    assert (await get(house, "failures?name=nobody")).json == {"groups": [], "scanned": 9, "complete": True}
+    assert (await get(house, f"failures?since={time.time() + 60}")).json["groups"] == []
+
+
+async def test_clearing_a_queue_empties_all_its_lanes_and_none_of_another(
+    house: Client, stock: Stock, store: Any
+) -> None:
+    own = await stock.waiting(450, "shop")
+    lane = await stock.waiting(250, "other")
+    low = await stock.waiting(3, "other", "hello", "low")
+    busy = await stock.executing(2)
+    answer = await post(house, "queues/default", {"action": "clear"})
+    assert answer.json == {"queue": "default", "paused": False, "cleared": 698}
+    rows = (await get(house, "tasks?state=waiting")).json["tasks"]
+    assert {row["key"] for row in rows} == set(low)
+    assert len(await keys_of(house, "state=executing")) == len(busy) == 2
+    assert set(await keys_of(house, "state=error&limit=500")) == {*own, *lane} - {one.key for one in busy}
+    assert store.hget(names.ACCOUNT + "shop", "queued") == b"0"
+    assert store.hget(names.ACCOUNT + "other", "queued") == b"3"
+    refused = await post(house, "queues/default", {"action": "clear"}, SHOP)
+    assert (refused.status, refused.json) == (
+        401,
+        error("the account 'shop' may not do that: it takes `operator = true` in the accounts file"),
+    )
+
+
+async def test_a_worker_that_crashes_leaves_its_attempts_in_the_task(own_system: Any) -> None:
+    system = own_system()
+    system.start_server()
+    system.start_worker("--executors", "1")
+    async with system.client() as client:
+        key = (await client.run("test.die_once"))["key"]
+        answer = await ask(client.session, "GET", f"/v1/operator/tasks/{key}", None, SECRET)
+    (attempt,) = answer.json["attempts"]
+    assert answer.json["attempt"] == 2
+    assert attempt.keys() == {"attempt", "worker", "started", "ended", "ending"}
+    assert (attempt["attempt"], attempt["ending"]) == (1, "the task's process has ended (exit code 1)")
+    assert attempt["started"] < attempt["ended"] <= answer.json["status"]["events"]["started"]

@@ -349,12 +349,12 @@ BROKEN: dict[str, tuple[list[Command], list[str]]] = {
         ],
     ),
     "RQ's other registry lists an ended task": (
-        ["ZADD rq:finished:default 9999999999 {failed}", "ZADD rq:failed: 9999999999 {wrong}"],
+        ["ZADD rq:finished:default 9999999999 {failed}", "ZADD rq:finished: 9999999999 {wrong}"],
         [
             "registry | {failed} | it ended in error, but RQ's registry rq:finished:default lists it: take it out "
             "(ZREM rq:finished:default {failed})",
-            "registry | {wrong} | it ended in error, but RQ's registry rq:failed: lists it: take it out "
-            "(ZREM rq:failed: {wrong})",
+            "registry | {wrong} | it ended in error, but RQ's registry rq:finished: lists it: take it out "
+            "(ZREM rq:finished: {wrong})",
         ],
     ),
     "RQ's registry does not list an ended task": (

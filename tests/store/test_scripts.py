@@ -8,6 +8,7 @@ import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import orjson
 import pytest
 
 from dragon.config import Config
@@ -298,3 +299,71 @@ async def test_queues_are_served_in_the_order_of_their_urgency(redis: Redis) -> 
         redis, "w", ("high", "default", "low"), sync_places=2, async_places=0, ahead=0, known=[]
     )
     assert [reserved.name for reserved in reservation.tasks] == ["c", "b"]
+
+
+async def attempts_of(redis: Redis, key: str) -> list[dict[str, object]]:
+    found: list[dict[str, object]] = orjson.loads(await redis.command("HGET", names.TASK + key, "attempts") or b"[]")
+    return found
+
+
+async def begin(redis: Redis, reserved: Reserved, worker: str = "w") -> str:
+    """Writes the start of an attempt; returns its date."""
+    started = timestamp()
+    line = parse_line(reserved.line).executing(started).line()
+    write = Write(reserved.key, reserved.attempt, "executing", line)
+    assert await tasks.update(redis, worker, [write], life=LIFE) == [True]
+    return started
+
+
+async def test_attempts_that_end_without_ending_the_task_are_remembered_with_their_endings(redis: Redis) -> None:
+    await create(redis, new_task(max_attempts=9))
+    await register(redis, "w")
+    expected: list[dict[str, object]] = []
+
+    async def expect(ending: str, attempt: int, worker: str, started: str) -> None:
+        found = await attempts_of(redis, one.key)
+        ended = found[-1]["ended"] if found else None
+        entry = {"attempt": attempt, "worker": worker, "started": started, "ended": ended, "ending": ending}
+        expected.append(entry)
+        assert found == expected
+        assert isinstance(ended, str)
+        assert ended > started
+
+    (one,) = await reserve(redis, "w")
+    started = await begin(redis, one)
+    assert await tasks.retry(redis, "w", one.key, 1, 'killed "by" a signal') == "queued"
+    await expect('killed "by" a signal', 1, "w", started)
+    (one,) = await reserve(redis, "w")
+    assert await tasks.give_back(redis, "w", [(one.key, 2)], "stopped") == 1
+    assert await attempts_of(redis, one.key) == expected, "it had not begun"
+    (one,) = await reserve(redis, "w")
+    started = await begin(redis, one)
+    for _ in range(2):
+        await tasks.give_back(redis, "w", [(one.key, 2)], "stopped")
+    await expect("stopped", 2, "w", started)
+    await register(redis, "dead", lease=-1)
+    await redis.command("ZADD", names.WORKERS, 2e9, "dead")
+    (one,) = await reserve(redis, "dead")
+    started = await begin(redis, one, "dead")
+    await redis.command("ZADD", names.WORKERS, 1, "dead")
+    assert await tasks.take_over_lost(redis, "w") == (1, [])
+    await expect("the worker was lost", 2, "dead", started)
+    (one,) = await reserve(redis, "w")
+    await tasks.update(redis, "w", [final(one)], life=LIFE)
+    assert await attempts_of(redis, one.key) == expected
+
+
+async def test_a_field_of_attempts_is_bounded_and_a_damaged_one_begins_anew(redis: Redis) -> None:
+    await create(redis, new_task(max_attempts=99))
+    await register(redis, "w")
+    for number in range(25):
+        (one,) = await reserve(redis, "w")
+        await begin(redis, one)
+        assert await tasks.retry(redis, "w", one.key, one.attempt, str(number)) == "queued"
+    assert [attempt["ending"] for attempt in await attempts_of(redis, one.key)] == [str(n) for n in range(5, 25)]
+    for damaged in ("{", "7", "null", '"x"'):
+        await redis.command("HSET", names.TASK + one.key, "attempts", damaged)
+        (one,) = await reserve(redis, "w")
+        await begin(redis, one)
+        assert await tasks.retry(redis, "w", one.key, one.attempt, "again") == "queued"
+        assert [attempt["ending"] for attempt in await attempts_of(redis, one.key)] == ["again"]

@@ -244,6 +244,22 @@ local function requeue(task, uncount)
   redis.call('LPUSH', list_for(task.queue, task.account), key)
 end
 
+local MOST_ATTEMPTS = 20  -- that are remembered of a task
+
+-- Remembers an attempt that has ended without ending its task; `date` is now. One that has not begun leaves nothing.
+local function note_attempt(task, date, ending)
+  local started = string.match(string.sub(task.line, 1, 250), '^{"status":"executing".-"started":"([^"]+)"')
+  if not started then return end
+  local ok, attempts = pcall(cjson.decode, redis.call('HGET', TASK .. task.key, 'attempts') or '[]')
+  if not ok or type(attempts) ~= 'table' then attempts = {} end
+  local last = attempts[#attempts]
+  if type(last) == 'table' and last.started == started then return end  -- the line is still that of an earlier attempt
+  attempts[#attempts + 1] = {attempt = tonumber(task.attempt), worker = task.owner, started = started, ended = date,
+    ending = ending}
+  if #attempts > MOST_ATTEMPTS then table.remove(attempts, 1) end
+  redis.call('HSET', TASK .. task.key, 'attempts', cjson.encode(attempts))
+end
+
 -- Gives a queued task to a worker: its attempt is counted from here. What follows are more fields and their values.
 local function take(task, owner, ...)
   task.owner, task.attempt = owner, string.format('%d', task.attempt + 1)

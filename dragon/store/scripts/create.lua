@@ -64,6 +64,7 @@ local function create(i, account, feed)
   if metas ~= '' then redis.call('HSET', TASK .. key, 'metas', metas) end
   if final then
     redis.call('EXPIRE', TASK .. key, tonumber(life))
+    later('ZADD', RQ_FAILED .. queue, math.floor(unix_time()) + tonumber(life), key)  -- of no queue: refused
   else
     queued[account] = (queued[account] or 0) + 1
     if reuse ~= '' then redis.call('SET', REUSE .. reuse, key) end

@@ -12,6 +12,7 @@ for _, key in ipairs(ARGV) do
     count = count + 1
   end
 end
+redis.call('ZREMRANGEBYSCORE', RQ_FAILED, '-inf', unix_time())  -- of no queue: refused definitions
 for _, queue_key in ipairs(redis.call('SMEMBERS', RQ_QUEUES)) do
   local queue = string.sub(queue_key, #RQ_QUEUE + 1)
   redis.call('ZREMRANGEBYSCORE', RQ_FINISHED .. queue, '-inf', unix_time())

@@ -1,11 +1,12 @@
 -- Hands the tasks of dead workers back to their queues; takes over those that have no attempt left, to end them.
--- ARGV   1 the caller, a living worker
+-- ARGV   1 the caller, a living worker, 2 date, 3 how the attempts of a lost worker's tasks have ended, in words
 -- Returns {number handed back, then 4 a task taken over: key, attempt, line, dead worker}
 local caller = ARGV[1]
 local answer = {0}
 
 local function hand_on(task, dead)
   if tonumber(task.attempt) < tonumber(task.max) then
+    note_attempt(task, ARGV[2], ARGV[3])
     requeue(task, false)
     answer[1] = answer[1] + 1
   else

@@ -1,7 +1,7 @@
 -- Looks at all queues in one moment: what waits, runs and has ended. Writes nothing.
 -- ARGV   1 account whose tasks alone are counted, '' for all, 2 life of an ended task in seconds,
 --        then queues that are to be there even if nothing was ever put into them
--- Returns {now, suspended 0 or 1, then 9 values a queue: name, waiting, executing, paused 0 or 1,
+-- Returns {now, suspended 0 or 1, refused definitions (-1: not counted), of these in the last minute, then 9 values a queue: name, waiting, executing, paused 0 or 1,
 --         when the task was queued that has waited longest (a date, or ''), ended in success, in error (-1: not counted),
 --         of these in the last minute, of these in error}.
 local account, life = ARGV[1], tonumber(ARGV[2])
@@ -62,7 +62,7 @@ local function ended(registry)
   return ask('ZCARD', registry) or 0, ask('ZCOUNT', registry, '(' .. since, '+inf') or 0
 end
 
-local answer = {string.format('%.6f', unix_time()), redis.call('EXISTS', RQ_SUSPENDED)}
+local answer = {string.format('%.6f', unix_time()), redis.call('EXISTS', RQ_SUSPENDED), ended(RQ_FAILED)}
 for _, queue in ipairs(queues) do
   local count, oldest = waiting(queue)
   local success, success_now = ended(RQ_FINISHED .. queue)

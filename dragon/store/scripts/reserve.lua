@@ -3,14 +3,15 @@
 --        5 work of `def` tasks that may be taken ahead in ms, 6 the same of `async def` tasks,
 --        7 number of queues, the queues,
 --        then 3 a task name: name, 'a' (async) or 's', measured duration in ms or '' when not yet known
--- Returns {suspended '1' or 'gone' or '', left '1' or '' (something waits that has no free place), tasks ...},
+-- Returns {suspended '1' or 'gone' or '', left '1' or '' (something waits that has no free place),
+--         which of the queues are paused (comma separated), tasks ...},
 --         5 values a task: key, attempt, name, params, line; attempt 0: not dragon's or over, dropped.
 local worker, rq_date = ARGV[1], ARGV[2]
 local ahead = {s = tonumber(ARGV[5]), a = tonumber(ARGV[6])}
 local places = {s = tonumber(ARGV[3]), a = tonumber(ARGV[4])}
-local answer = {'', ''}
-if redis.call('EXISTS', RQ_SUSPENDED) == 1 then return {'1', ''} end
-if not redis.call('ZSCORE', WORKERS, worker) then return {'gone', ''} end  -- its lease is over: another hands its tasks on
+local answer = {'', '', ''}
+if redis.call('EXISTS', RQ_SUSPENDED) == 1 then return {'1', '', ''} end
+if not redis.call('ZSCORE', WORKERS, worker) then return {'gone', '', ''} end  -- its lease is over: another hands its tasks on
 
 local kinds, durations = {}, {}
 for i = 8 + tonumber(ARGV[7]), #ARGV, 3 do
@@ -124,9 +125,14 @@ local function take_in_turns(queue)
   promote(queue)
 end
 
+local paused, is_paused = {}, {}  -- pcall: what a stranger has put in that place pauses nothing
+for _, queue in ipairs(redis.pcall('SMEMBERS', PAUSED)) do is_paused[queue] = true end
+
 for q = 8, 7 + tonumber(ARGV[7]) do
   local queue = ARGV[q]
-  if redis.call('EXISTS', RQ_QUEUE .. queue) == 1 then
+  if is_paused[queue] then
+    paused[#paused + 1] = queue
+  elseif redis.call('EXISTS', RQ_QUEUE .. queue) == 1 then
     if redis.call('EXISTS', TURNS .. queue) == 1 then
       take_in_turns(queue)
     else
@@ -136,4 +142,5 @@ for q = 8, 7 + tonumber(ARGV[7]) do
   end
 end
 commit()
+answer[3] = table.concat(paused, ',')
 return answer
