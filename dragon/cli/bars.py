@@ -14,7 +14,6 @@ from dragon.cli.display import detail_of, percent_of, printable, shortened, wait
 if TYPE_CHECKING:
     from dragon.client import LogLine, Status
 
-_STYLES = {"queued": "dim", "executing": "cyan", "success": "green", "error": "red"}
 KEPT = 3  # rows of a terminal that are not bars'
 NOTE = 60  # characters beside a bar
 
@@ -70,6 +69,7 @@ class Bars:
     def _end(self, status: Status, row: TaskID) -> None:
         self._ended.add(status.key)
         self._progress.stop_task(row)
+        self._progress.update(row, total=100)  # a bar without a percentage moves to and fro until it has one
         self._failed += status.status == "error"
         if self._all is None:
             return
@@ -93,6 +93,8 @@ def _note(status: Status) -> str:
     """The word of a status and what matters beside it; results stand below the bars, in full."""
     if status.status == "success":
         return "100 %"
+    if status.status == "error":
+        return f"failed: {detail_of(status)}"
     if status.status == "queued":
         return waiting_of(status) or "queued"
     return detail_of(status) or status.status

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import shutil
+import subprocess
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -15,7 +19,7 @@ from dragon.cli.doctor.advice import LINES, lines_against
 from dragon.cli.doctor.exchange import Exchange
 from dragon.cli.doctor.finding import Finding
 from tests.cli.bad_proxy import Faults, Proxy
-from tests.system import System, free_port
+from tests.system import SECRET, System, free_port
 
 ALL = {
     "server",
@@ -79,6 +83,13 @@ FAULTS: dict[str, tuple[Faults, dict[str, str]]] = {
         Faults(adds=(("Access-Control-Allow-Origin", "https://doctor.example"),)),
         {"cors": "cors", "preflight": "preflight"},
     ),
+    "names another Allow-Origin": (
+        Faults(
+            hides=frozenset({"access-control-allow-origin"}),
+            adds=(("Access-Control-Allow-Origin", "https://one.example"),),
+        ),
+        {"cors": "cors"},
+    ),
     "hides Allow-Origin": (
         Faults(hides=frozenset({"access-control-allow-origin"})),
         {"cors": "cors", "preflight": "preflight"},
@@ -91,17 +102,42 @@ FAULTS: dict[str, tuple[Faults, dict[str, str]]] = {
 }
 
 
-@pytest.mark.parametrize("name", FAULTS)
-async def test_each_fault_of_a_proxy_is_found_and_no_other(system: System, name: str) -> None:
-    faults, expected = FAULTS[name]
-    findings = await look_through(system, faults)
-    assert {found.about: found.fault for found in findings if found.level == "problem"} == expected, findings
-    assert not told(findings, "skipped"), findings
+async def test_each_fault_of_a_proxy_is_found_and_no_other(system: System) -> None:
+    looks = await asyncio.gather(*(look_through(system, faults) for faults, _ in FAULTS.values()))
+    found = {
+        name: {one.about: one.fault for one in findings if one.fault}
+        for name, findings in zip(FAULTS, looks, strict=True)
+    }
+    assert found == {name: expected for name, (_, expected) in FAULTS.items()}
+    for findings in looks:
+        assert not told(findings, "skipped"), findings
+        assert told(findings, "problem").keys() <= {one.about for one in findings if one.fault}, findings
 
 
 def test_every_row_of_the_advice_is_somebodys_remedy() -> None:
     found = {fault for _, expected in FAULTS.values() for fault in expected.values()}
     assert LINES.keys() == found | {"idle"}
+
+
+@pytest.mark.skipif(shutil.which("nginx") is None, reason="NO NGINX: its lines were not tried")
+def test_nginx_understands_its_lines(tmp_path: Path) -> None:
+    lines = "\n".join(line for row in LINES.values() for line in row.nginx)
+    server = f"server {{ listen 127.0.0.1:1; location / {{ proxy_pass http://127.0.0.1:1;\n{lines}\n}} }}"
+    paths = " ".join(f"{name}_temp_path {tmp_path};" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
+    (tmp_path / "conf").write_text(f"pid {tmp_path}/pid; events {{}}\nhttp {{ access_log off; {paths}\n{server} }}")
+    command = ["nginx", "-t", "-p", str(tmp_path), "-c", str(tmp_path / "conf"), "-e", str(tmp_path / "log")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(shutil.which("caddy") is None, reason="NO CADDY: its lines were not tried")
+def test_caddy_understands_its_lines(tmp_path: Path) -> None:
+    lines = "\n".join(line for row in LINES.values() for line in row.caddy)
+    (tmp_path / "Caddyfile").write_text(f":1 {{\nreverse_proxy 127.0.0.1:1 {{\n{lines}\n}}\n}}\n")
+    command = ["caddy", "validate", "--config", str(tmp_path / "Caddyfile"), "--adapter", "caddyfile"]
+    environ = os.environ | {"XDG_DATA_HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False, env=environ)
+    assert done.returncode == 0, done.stderr
 
 
 async def test_a_proxy_that_cuts_idle_streams_is_found(own_system: Callable[..., System]) -> None:
@@ -151,11 +187,25 @@ async def test_a_server_without_a_worker_is_not_ready_and_its_streams_are_not_ju
 ) -> None:
     system = own_system()
     system.start_server()
+    findings = await look(system.url)
+    assert told(findings, "problem") == {"ready": "problem"}
+    assert told(findings, "skipped") == {"streams": "skipped", "files": "skipped"}
+
+
+async def test_a_countdown_that_no_worker_takes_in_time_is_taken_back(own_system: Callable[..., System]) -> None:
+    system = own_system()
+    system.start_server()
+    system.start_worker("--executors", "1", "--queues", "high")
     findings = await asyncio.to_thread(
-        lambda: list(way.examine(Exchange(system.url, timeout=0.5), "123456", "654321", 0))
+        lambda: list(way.examine(Exchange(system.url, timeout=1.5), "123456", "654321", 0))
     )
-    assert told(findings, "problem", "skipped")["ready"] == "problem"
     assert told(findings, "skipped")["buffering"] == "skipped"
+    async with system.client() as client:
+        path = "/v1/operator/tasks?name=countdown&state="
+        async with client.session.get(f"{path}waiting", headers=SECRET) as answer:
+            assert (await answer.json())["tasks"] == []
+        async with client.session.get(f"{path}error", headers=SECRET) as answer:
+            assert [row["message"] for row in (await answer.json())["tasks"]] == ["cancelled"]
 
 
 @pytest.mark.parametrize(

@@ -218,6 +218,7 @@ class TestOnATerminal:
         final = shown.plain[shown.plain.rindex("countdown from=2 ") :]
         assert re.search(r"countdown from=2 +━{24} +100 %", final), final
         assert re.search(r"hello name=x +━{24} +100 %", final), final
+        assert re.search(r"test\.task_error +failed: meant for the client", final), final
         assert shown.plain.rstrip().splitlines()[-3:] == [
             "countdown from=2: [2, 1]",
             "hello name=x: Hello x",

@@ -27,16 +27,11 @@ LINES: dict[str, Lines] = {
     ),
     "compresses": Lines(
         ("gzip off;", "# or leave application/x-ndjson and text/event-stream out of gzip_types"),
-        ("# take /v1/* out of encode: encode @pages, with: @pages not path /v1/*",),
+        ("# take /v1/* out of encode: `encode @pages gzip`, and before it `@pages not path /v1/*`",),
     ),
     "idle": Lines(
         ("proxy_read_timeout 1h;", "proxy_send_timeout 1h;", "send_timeout 1h;"),
-        (
-            "transport http {",
-            "    response_header_timeout 1h",
-            "}",
-            "# and take out read_timeout, write_timeout here and in servers { timeouts { ... } }",
-        ),
+        ("# take out read_timeout and write_timeout, in transport http and in servers { timeouts { ... } }",),
     ),
     "authorization": Lines(
         (
