@@ -197,7 +197,7 @@ _DETAILS = {
     "expires": {"anyOf": [_DATE, {"type": "null"}], "description": "When the status and its files are forgotten."},
     "waiting_for": {
         "type": ["string", "null"],
-        "description": "Of a task that waits: what has to be done before it can start, as `no worker serves the queue`.",
+        "description": "Of a task that waits: what has to be done before it can start, and null when nothing has.",
     },
 }
 
