@@ -41,6 +41,7 @@ class ServerConfig(_Section):
     connections: int = Field(20_000, ge=1)
     streams: int = Field(15_000, ge=1)
     followed: int = Field(1_000_000, ge=1)
+    position_interval: float = Field(1.0, ge=0)
 
 
 class RedisConfig(_Section):

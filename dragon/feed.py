@@ -23,12 +23,13 @@ log = logging.getLogger("dragon.feed")
 
 RECONCILE = 10.0  # seconds between two looks at what messages may have missed
 CHUNK = 500  # keys read in one script
+FIRST = 1  # seq of the line that a task is created with: as long as it is the newest, the task waits for its start
 
 
 class Follower:
     """One client that follows tasks: the newest line of each key that it has not taken yet."""
 
-    __slots__ = ("_pending", "_waiter", "closed", "is_early", "open", "seen")
+    __slots__ = ("_hints", "_pending", "_waiter", "closed", "is_early", "open", "seen")
 
     def __init__(self, lines: Iterable[Line], *, is_early: bool = False) -> None:
         """`is_early`: the tasks are about to be created, and that Redis does not know them yet means nothing."""
@@ -37,6 +38,7 @@ class Follower:
         self.open = {line.key for line in lines if not line.final}
         self.closed = False  # ended by `close`, before every key had
         self._pending: dict[str, bytes] = {}
+        self._hints: dict[str, bytes] = {}  # of tasks that have nothing pending
         self._waiter: asyncio.Future[None] | None = None
 
     @property
@@ -52,15 +54,28 @@ class Follower:
         if line.final:
             self.open.discard(line.key)
         self._pending[line.key] = line.line
+        if self._hints:
+            self._hints.pop(line.key, None)
         self._wake()
 
     def ring(self) -> None:
         """There is more in a task's log, which is nothing to a follower of statuses."""
 
+    def is_waiting(self, key: str) -> bool:
+        """Whether nothing was heard of a task since its creation."""
+        return key in self.open and self.seen[key] == FIRST
+
+    def hint(self, key: str, line: bytes) -> None:
+        """Takes in what is not stored about a task that waits: a newer hint replaces it, and any stored line."""
+        if self.is_waiting(key) and key not in self._pending:
+            self._hints[key] = line
+            self._wake()
+
     def close(self) -> None:
         """Ends the following: what was not taken yet can be, nothing more comes."""
         self.closed = bool(self.open)
         self.open.clear()
+        self._hints.clear()
         self._wake()
 
     def _wake(self) -> None:
@@ -69,9 +84,10 @@ class Follower:
 
     async def take(self, timeout: float) -> list[bytes]:
         """Waits up to `timeout` seconds for lines and takes all there are; an empty list when there were none."""
-        if not self._pending and self.open:
+        if not self._pending and not self._hints and self.open:
             await self._wait(timeout)
-        lines = list(self._pending.values())
+        lines = [*self._hints.values(), *self._pending.values()]
+        self._hints.clear()
         self._pending.clear()
         return lines
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import orjson
+from redis.exceptions import ResponseError
 
 from dragon import queue
 from dragon.auth import Account
@@ -20,15 +22,17 @@ from dragon.errors import FilenameError, NotFound, Unauthorized
 from dragon.feed import Feed, Follower, Listener, first_look
 from dragon.files import Files
 from dragon.log_follower import LogFollower
+from dragon.positions import NOTHING_KNOWN, Positions, Wait
 from dragon.status import CANCELLED, ERROR, parse_line, timestamp, timestamp_of, unknown_line
 from dragon.store import logs, tasks, workers
 from dragon.store.logs import LogPage
 from dragon.store.measures import Measures
-from dragon.store.tasks import Line, NewTask, Usage
+from dragon.store.tasks import Line, NewTask, Ticket, Usage
 from dragon.streams import Place, Streams
 from dragon.task import Registry, Task
 
 LOG_BYTES = 1 << 20  # of log lines in one answer, after which the next has to be asked for
+log = logging.getLogger("dragon.service")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,7 @@ class Service:
         self.files = files
         self.streams = streams
         self.measures = Measures(redis, registry.tasks)
+        self.positions = Positions(redis, registry, config.server.position_interval)
         self._places: dict[Follower, Place] = {}
 
     async def create(
@@ -165,6 +170,7 @@ class Service:
 
     def leave(self, follower: Follower) -> None:
         self.feed.remove(follower)
+        self.positions.remove(follower)
         self.streams.close(self._places.pop(follower))
 
     async def wait(self, lines: Sequence[Line], follower: Follower, timeout: float) -> list[bytes]:
@@ -180,8 +186,30 @@ class Service:
         return [newest[line.key] for line in lines]
 
     async def details(self, lines: Sequence[bytes]) -> list[bytes]:
-        """The statuses with task_name, parameters, task_metas, attempt, worker and expires."""
-        return list(await asyncio.gather(*(self._with_details(line) for line in lines)))
+        """The statuses with task_name, parameters, task_metas, attempt, worker and expires.
+
+        Those of tasks that wait also with position, eta and waiting_for.
+        """
+        keys = [key_of(line) for line in lines]
+        facts = await asyncio.gather(*(tasks.details(self.redis, key) for key in keys))
+        tickets = [
+            Ticket(key, found["queue"], found["account"], found["name"])
+            for key, found in zip(keys, facts, strict=True)
+            if found is not None and found["waits"]
+        ]
+        waits = await self._waits(tickets) if tickets else {}
+        return [
+            line if found is None else _with_details(line, found, waits.get(key))
+            for line, key, found in zip(lines, keys, facts, strict=True)
+        ]
+
+    async def _waits(self, tickets: Sequence[Ticket]) -> dict[str, Wait]:
+        """What is known of tasks that wait; nothing, where Redis keeps it from us."""
+        try:
+            return await self.positions.waits(tickets)
+        except ResponseError as error:
+            log.warning("the places of waiting tasks cannot be read: %s", error)
+            return {ticket.key: NOTHING_KNOWN for ticket in tickets}
 
     async def cancel(self, account: Account, key: str) -> bytes:
         """Ends a task of this account in an error "cancelled", whatever it is doing; a final one stays as it is."""
@@ -304,20 +332,20 @@ class Service:
         life = max(0, int(self.config.files.life - age))
         return FileAnswer(data["key"], url=url, life=life, line=status, reused=reused)
 
-    async def _with_details(self, line: bytes) -> bytes:
-        facts = await tasks.details(self.redis, key_of(line))
-        if facts is None:
-            return line
-        expires = facts["expires"]
-        members = {
-            "task_name": facts["name"],
-            "parameters": orjson.Fragment(facts["parameters"]),
-            "task_metas": orjson.Fragment(facts["metas"]) if facts["metas"] else None,
-            "attempt": facts["attempt"],
-            "worker": facts["owner"] or None,
-            "expires": timestamp_of(datetime.fromtimestamp(expires, UTC)) if expires else None,
-        }
-        return line[:-1] + b"," + orjson.dumps(members)[1:]
+
+def _with_details(line: bytes, facts: dict[str, Any], wait: Wait | None) -> bytes:
+    expires = facts["expires"]
+    members = {
+        "task_name": facts["name"],
+        "parameters": orjson.Fragment(facts["parameters"]),
+        "task_metas": orjson.Fragment(facts["metas"]) if facts["metas"] else None,
+        "attempt": facts["attempt"],
+        "worker": facts["owner"] or None,
+        "expires": timestamp_of(datetime.fromtimestamp(expires, UTC)) if expires else None,
+    }
+    if wait is not None:
+        members |= wait._asdict()
+    return line[:-1] + b"," + orjson.dumps(members)[1:]
 
 
 def choose_output(task: Task, filename: str | None) -> str:

@@ -151,6 +151,27 @@ GUARDS = [
         "tests/test_feed.py::test_reconciliation_happens_by_itself",
     ),
     Guard(
+        "measurements whose reply was lost count once",
+        "dragon/store/scripts/measure.lua",
+        "if tonumber(redis.call('GET', flushed) or 0) >= tonumber(ARGV[2]) then return 0 end",
+        "",
+        "tests/store/test_measures.py::test_replies_that_are_lost_count_nothing_twice_and_lose_nothing",
+    ),
+    Guard(
+        "a place in the queue follows nothing that is stored",
+        "dragon/feed.py",
+        "if self.is_waiting(key) and key not in self._pending:",
+        "if True:",
+        "tests/test_positions.py::test_a_hint_never_follows_or_replaces_what_is_stored",
+    ),
+    Guard(
+        "a place is put away when its task gets a newer line",
+        "dragon/feed.py",
+        "            self._hints.pop(line.key, None)",
+        "            pass",
+        "tests/test_positions.py::test_a_hint_never_follows_or_replaces_what_is_stored",
+    ),
+    Guard(
         "downloads connect to public addresses only",
         "dragon/fetch.py",
         "if not self._may_reach(str(address[0])):",

@@ -34,7 +34,19 @@ GROUPS = [
     ("stores", {"connections", "embedded", "redis_check", "store", "files", "fetch"}),
     (
         "rules",
-        {"queue", "auth", "feed", "log_follower", "streams", "service", "sampling", "overview", "failures", "operator"},
+        {
+            "queue",
+            "auth",
+            "feed",
+            "log_follower",
+            "streams",
+            "service",
+            "sampling",
+            "overview",
+            "failures",
+            "operator",
+            "positions",
+        },
     ),
     ("edges", {"client", "server", "worker", "supervisor", "cli", "__main__"}),
 ]

@@ -76,10 +76,11 @@ def create_app(config: Config, redis_url: str) -> web.Application:
         task = asyncio.create_task(feed.run(), name="feed")
         refresher = asyncio.create_task(_refresh_accounts(accounts), name="accounts")
         measuring = asyncio.create_task(service.measures.run(), name="measures")
+        telling = asyncio.create_task(service.positions.run(), name="positions")
         yield
-        for running in (task, refresher, measuring):
+        for running in (task, refresher, measuring, telling):
             running.cancel()
-        await asyncio.gather(task, refresher, measuring, return_exceptions=True)
+        await asyncio.gather(task, refresher, measuring, telling, return_exceptions=True)
         await service.measures.finish()
         await redis.close()
 

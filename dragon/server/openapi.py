@@ -140,7 +140,8 @@ def _schemas(config: Config) -> dict[str, Schema]:
     waiting = {"block": block, "timeout": _timeout(config)}
     keys = _one_or_many(_ref("Key"), most) | {"description": "Task keys."}
     definitions = _one_or_many(_ref("TaskDefinition"), most) | {"description": "Task definitions."}
-    details = _FLAG | {"description": "Add `task_name`, `parameters`, `task_metas`, `attempt`, `worker`, `expires`."}
+    text = "Add `task_name`, `parameters`, `task_metas`, `attempt`, `worker`, `expires`; `waiting_for` while it waits."
+    details = _FLAG | {"description": text}
     return {
         "Key": _KEY,
         "Status": _STATUS,
@@ -182,6 +183,16 @@ _STATUS = _object(
             "description": "With success and error, and with executing when there is a partial result: any JSON value, "
             '`null` included. For an error the message, or `{"parameters": {name: [sentences]}}`.'
         },
+        "position": {
+            "type": ["integer", "null"],
+            "minimum": 1,
+            "description": "In streams and details, while the task waits: its place in the queue, 1 comes next.",
+        },
+        "eta": {
+            "type": ["number", "null"],
+            "minimum": 0,
+            "description": "With position: seconds until the task is expected to end, null when that is not known.",
+        },
     },
     ["status", "key"],
     description="One status of one task, always whole.",
@@ -195,6 +206,10 @@ _DETAILS = {
     "attempt": {"type": "integer", "description": "0 until a worker has it."},
     "worker": {"type": ["string", "null"]},
     "expires": {"anyOf": [_DATE, {"type": "null"}], "description": "When the status and its files are forgotten."},
+    "waiting_for": {
+        "type": ["string", "null"],
+        "description": "Of a task that waits: what has to be done before it can start, and null when nothing has.",
+    },
 }
 
 _LOG_LINE = _object(

@@ -141,7 +141,7 @@ def _silence(follower: Follower, sign: bytes) -> bytes:
 
 
 async def answer_when_known(
-    request: web.Request, answer: Awaitable[bytes], heartbeat: float, headers: dict[str, str]
+    request: web.Request, answer: Awaitable[bytes], heartbeat: float, headers: dict[str, str] | None = None
 ) -> web.StreamResponse:
     """Answers with JSON that may take long to be known; white space in front of it keeps proxies from giving up.
 

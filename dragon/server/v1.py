@@ -88,6 +88,7 @@ class Version1:
         account = self._authenticate(request, body)
         definitions, _, _, idempotency_key = self._read_create(request, body)
         lines, follower = await self._service.create_and_follow(account, definitions, idempotency_key=idempotency_key)
+        self._service.positions.add(follower)
         try:
             return await stream(request, lines, follower, self._config.heartbeat)
         finally:
@@ -110,6 +111,7 @@ class Version1:
         if request.headers.get("Last-Event-ID") == LAST_EVENT:
             return web.Response(status=204)  # an EventSource that has seen the end: it stops asking
         lines, follower = await self._service.follow(keys)
+        self._service.positions.add(follower)
         try:
             return await stream(request, lines, follower, self._config.heartbeat)
         finally:

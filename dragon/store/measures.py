@@ -14,7 +14,7 @@ import time
 from bisect import bisect_left
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Literal
 
 from redis.exceptions import ResponseError
@@ -43,7 +43,6 @@ LAST_WAIT = 2.0  # seconds that the last flush may take
 #: The upper bounds of the buckets in seconds: 1 ms, each the square root of two times the one before, to 3.3 hours.
 BOUNDS: tuple[float, ...] = tuple(0.001 * 2 ** (k / 2) for k in range(48))
 BUCKETS = len(BOUNDS) + 1  # the last is for what takes longer
-_BOUNDS = [round(bound * 1e6) for bound in BOUNDS]  # microseconds
 _date = datetime.fromisoformat
 
 #: By period: seconds of a slot, how many make the period, and their name in Redis, which keeps a few more.
@@ -104,39 +103,37 @@ class Sample:
 
 
 class _Tally:
-    """What has gathered of one task name since the last flush. Every task comes by: whole numbers in lists."""
+    """What has gathered of one task name since the last flush. Every task comes by."""
 
-    __slots__ = ("microseconds", "outcomes", "running", "waiting")
+    __slots__ = ("outcomes", "running", "running_seconds", "waiting", "waiting_seconds")
 
     def __init__(self) -> None:
         self.outcomes = dict.fromkeys(OUTCOMES, 0)
         self.waiting = [0] * BUCKETS
+        self.waiting_seconds = 0.0
         self.running = [0] * BUCKETS
-        self.microseconds = [0, 0]  # of both, added up
+        self.running_seconds = 0.0
 
     def add(self, queued: str, started: str, completed: str) -> None:
         """Counts the times between three dates."""
         start = _date(started)
-        waiting, running = _microseconds(start - _date(queued)), _microseconds(_date(completed) - start)
-        self.waiting[bisect_left(_BOUNDS, waiting)] += 1
-        self.running[bisect_left(_BOUNDS, running)] += 1
-        self.microseconds[0] += waiting
-        self.microseconds[1] += running
+        waiting = (start - _date(queued)).total_seconds()
+        running = (_date(completed) - start).total_seconds()
+        self.waiting[bisect_left(BOUNDS, waiting)] += 1
+        self.waiting_seconds += waiting
+        self.running[bisect_left(BOUNDS, running)] += 1
+        self.running_seconds += running
 
     def fields(self) -> dict[str, int]:
         found: dict[str, int] = {outcome: count for outcome, count in self.outcomes.items() if count}
-        for kind, buckets, microseconds in zip(
-            (_WAITING, _RUNNING), (self.waiting, self.running), self.microseconds, strict=True
+        for kind, buckets, seconds in (
+            (_WAITING, self.waiting, self.waiting_seconds),
+            (_RUNNING, self.running, self.running_seconds),
         ):
             if count := sum(buckets):
-                found |= {kind + _COUNT: count, kind + _MICROSECONDS: microseconds}
+                found |= {kind + _COUNT: count, kind + _MICROSECONDS: round(seconds * 1e6)}
                 found |= {f"{kind}.{bucket}": count for bucket, count in enumerate(buckets) if count}
         return found
-
-
-def _microseconds(time: timedelta) -> int:
-    found = time.seconds * 1_000_000 + time.microseconds
-    return found + time.days * 86_400_000_000 if time.days else found
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from redis.exceptions import ResponseError
 from dragon.connections import RETRY_AFTER, Argument, Redis
 from dragon.errors import Unavailable
 from dragon.keys import is_key
-from dragon.status import is_line, timestamp
+from dragon.status import QUEUED, is_line, parse_line, timestamp
 from dragon.store import names
 from dragon.store.scripts import script
 
@@ -80,6 +80,15 @@ class Usage(NamedTuple):
     tasks_queued: int | None = None
     tasks_per_minute: int | None = None
     bytes_stored: int | None = None
+
+
+class Ticket(NamedTuple):
+    """A task that waits, and what its place depends on."""
+
+    key: str
+    queue: str
+    account: str
+    name: str
 
 
 class Reserved(NamedTuple):
@@ -202,14 +211,15 @@ async def follow(redis: Redis, feed: str, seen: Mapping[str, int]) -> list[Line 
 
 
 async def details(redis: Redis, key: str) -> dict[str, Any] | None:
-    """What `details=true` adds to a status: name, parameters and metas as JSON bytes, attempt, owner, life left.
+    """What `details=true` adds to a status: name, parameters and metas as JSON bytes, attempt, owner, life left, and
+    whether it waits.
 
     None when nobody knows the key, or what stands there is not dragon's.
     """
     hash_name = names.TASK + key
     try:
         fields, left, score = await asyncio.gather(
-            redis.command("HMGET", hash_name, "state", "facts", "description", "params", "metas"),
+            redis.command("HMGET", hash_name, "state", "facts", "description", "params", "metas", "origin"),
             redis.command("PTTL", hash_name),
             redis.command("ZSCORE", names.EXPIRIES, key),
         )
@@ -231,8 +241,36 @@ async def details(redis: Redis, key: str) -> dict[str, Any] | None:
         "attempt": state.attempt,
         "owner": state.owner,
         "account": account,
+        "queue": (fields[5] or b"").decode(errors="replace"),
+        "waits": state.phase == "w",
         "expires": expires,
     }
+
+
+async def read_tickets(redis: Redis, keys: Sequence[str]) -> list[tuple[Ticket, bytes]]:
+    """Those of the tasks that wait and never ran yet, with their lines."""
+    fields = ("state", "facts", "origin", "description", "line")
+    replies = await asyncio.gather(
+        *(redis.command("HMGET", names.TASK + key, *fields) for key in keys), return_exceptions=True
+    )
+    found = []
+    for key, reply in zip(keys, replies, strict=True):
+        if isinstance(reply, BaseException):
+            if not isinstance(reply, ResponseError):
+                raise reply
+        elif None not in reply and (ticket := _ticket(key, *reply)):
+            found.append((ticket, reply[4]))
+    return found
+
+
+def _ticket(key: str, state: bytes, facts: bytes, queue: bytes, name: bytes, line: bytes) -> Ticket | None:
+    """None for a task that does not wait, or is not dragon's."""
+    try:
+        is_waiting = State.read(state).phase == "w" and parse_line(line, key).status == QUEUED
+        _, account, _ = facts.decode().split(" ")
+        return Ticket(key, queue.decode(), account, name.decode()) if is_waiting else None
+    except ValueError:
+        return None
 
 
 async def name_of(redis: Redis, key: str) -> str:

@@ -132,6 +132,9 @@ async def _wait_in_lanes(client: Any) -> None:
             keys[name] = [status["key"] for status in await answer.json()]
         async with client.session.delete(f"/v1/tasks/{keys[name][2]}", headers=headers) as answer:
             assert (await answer.json())["result"] == "cancelled"
+    waiting = await client.status(*keys["demo"], *keys["other"], details=True)
+    assert all("position" in status for status in waiting if status["status"] == "queued")
+    assert any("position" in status for status in waiting)
     final = await client.status(*busy, *keys["demo"], *keys["other"], block=True)
     assert [status["status"] for status in final].count("success") == 12
 
@@ -169,10 +172,14 @@ async def _do_everything(serving: System, working: System, admin: redis.Redis) -
         for follows in ("false", "true"):
             async with client.session.get("/v1/log", params={"task": said["key"], "follow": follows}) as answer:
                 assert "two" in await answer.text()
+        await _operate(client)
         for path in ("/v1/tasks", "/readyz", "/metrics", "/v1/operator/account", "/v1/operator/overview"):
             async with client.session.get(path, headers=SECRET) as answer:
                 assert answer.status == 200
-        await _operate(client)
+        for path in ("/metrics", "/v1/operator/history"):
+            async with client.session.get(path, headers=SECRET) as answer:
+                assert answer.status == 200
+                assert "dragon_redis_up 0" not in await answer.text()
         await _lose_a_worker(serving, working, client)
         await eventually(lambda: admin.zcard(names.EXPIRIES) == 0, 20)
 

@@ -40,6 +40,8 @@ def line(
         ([unknown_line(UNKNOWN)], None),
         ([b""], None),
         ([b"{}"], None),
+        ([line(completed="2026-99-01T12:00:05.250000+00:00")], None),
+        ([line(completed="x" * 32)], None),
         ([], None),
     ],
 )
@@ -48,8 +50,9 @@ def test_the_times_are_those_of_the_dates_in_the_statuses(lines: list[bytes], ex
 
 
 def test_the_dates_of_a_status_are_none_before_it_is_final() -> None:
-    assert ended_dates(line()) == (QUEUED_AT, STARTED_AT, COMPLETED_AT)
-    assert ended_dates(line(started=None)) == (QUEUED_AT, None, COMPLETED_AT)
+    assert ended_dates(line()) == (QUEUED_AT.encode(), STARTED_AT.encode(), COMPLETED_AT.encode())
+    assert ended_dates(line(started=None)) == (QUEUED_AT.encode(), b"", COMPLETED_AT.encode())
+    assert ended_dates(unknown_line(UNKNOWN)) is None
     assert ended_dates(line(completed=None, progress=b'"completed"')) is None
     assert ended_dates(Status(QUEUED, new_key(), timestamp()).line()) is None
 
