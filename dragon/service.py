@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from dragon import queue
+from dragon import journal, queue
 from dragon.auth import Account
 from dragon.config import Config
 from dragon.connections import Redis
@@ -167,7 +167,7 @@ class Service:
         return [newest[line.key] for line in lines]
 
     async def details(self, lines: Sequence[bytes]) -> list[bytes]:
-        """The statuses with task_name, parameters, task_metas, attempt, worker and expires."""
+        """The statuses with task_name, parameters, task_metas, attempt, worker, expires and traceparent."""
         return list(await asyncio.gather(*(self._with_details(line) for line in lines)))
 
     async def cancel(self, account: Account, key: str) -> bytes:
@@ -235,7 +235,8 @@ class Service:
     def _request(self, account: Account, feed: str, idempotency_key: str) -> queue.Request:
         limits = account.limits
         usage = Usage(limits.tasks_queued, limits.tasks_per_minute, limits.bytes_stored)
-        return queue.Request(account.id, usage, self.config.files.life, feed, idempotency_key)
+        trace = journal.request().traceparent
+        return queue.Request(account.id, usage, self.config.files.life, feed, idempotency_key, trace)
 
     def _check_call_limit(self, account: Account, count: int) -> None:
         most = account.limits.tasks_per_call
@@ -294,6 +295,7 @@ class Service:
             "attempt": facts["attempt"],
             "worker": facts["owner"] or None,
             "expires": timestamp_of(datetime.fromtimestamp(expires, UTC)) if expires else None,
+            "traceparent": facts["traceparent"] or None,
         }
         return line[:-1] + b"," + orjson.dumps(members)[1:]
 

@@ -182,6 +182,18 @@ def prints(ctx: Context, how: str = "all") -> None:
     print("no newline", end="")
 
 
+@task("test.trace")
+def trace(ctx: Context) -> str | None:
+    """Tell the place in a trace."""
+    return ctx.traceparent
+
+
+@task("test.async_trace")
+async def async_trace(ctx: AsyncContext) -> str | None:
+    """The same."""
+    return ctx.traceparent
+
+
 @task("test.exit")
 def exit_(ctx: Context) -> None:
     """Leave with sys.exit."""

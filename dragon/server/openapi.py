@@ -132,7 +132,9 @@ def _schemas(config: Config) -> dict[str, Schema]:
     waiting = {"block": block, "timeout": _timeout(config)}
     keys = _one_or_many(_ref("Key"), most) | {"description": "Task keys."}
     definitions = _one_or_many(_ref("TaskDefinition"), most) | {"description": "Task definitions."}
-    details = _FLAG | {"description": "Add `task_name`, `parameters`, `task_metas`, `attempt`, `worker`, `expires`."}
+    details = _FLAG | {
+        "description": "Add `task_name`, `parameters`, `task_metas`, `attempt`, `worker`, `expires`, `traceparent`."
+    }
     return {
         "Key": _KEY,
         "Status": _STATUS,
@@ -185,6 +187,7 @@ _DETAILS = {
     "task_metas": {"type": ["object", "null"], "description": "The client's own object, as it was given."},
     "attempt": {"type": "integer", "description": "0 until a worker has it."},
     "worker": {"type": ["string", "null"]},
+    "traceparent": {"type": ["string", "null"], "description": "The place in a trace that its creator had."},
     "expires": {"anyOf": [_DATE, {"type": "null"}], "description": "When the status and its files are forgotten."},
 }
 
@@ -587,7 +590,9 @@ def _task_calls(config: Config) -> Iterator[_Call]:
     )
     block = _query("block", "Answer when all are final, or when `timeout` is over.", _TEXT_FLAG)
     timeout = _query("timeout", "In seconds.", {"type": "number", "minimum": 0, "default": config.server.block_timeout})
-    more = _query("details", "Add task_name, parameters, task_metas, attempt, worker and expires.", _TEXT_FLAG)
+    more = _query(
+        "details", "Add task_name, parameters, task_metas, attempt, worker, expires and traceparent.", _TEXT_FLAG
+    )
     found = _answer(
         "A list of statuses in the order asked for, doubles included. A key that nobody knows is an error status with "
         'the result "unknown task key" in its place.',

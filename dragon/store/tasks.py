@@ -90,6 +90,7 @@ class Reserved(NamedTuple):
     name: str
     parameters: bytes
     line: bytes
+    traceparent: str = ""  # its creator's place in a trace
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,12 +145,13 @@ async def create(
     *,
     life: int,
     feed: str = "",
+    traceparent: str = "",
     idempotency: str = "",
     request: str = "",
 ) -> list[Line] | LimitReached | None:
     """Creates all tasks or none; None: the Idempotency-Key was used with another request."""
     limits = ["" if limit is None else limit for limit in usage]
-    arguments: list[Argument] = [account, feed, idempotency, request, *limits, len(tasks)]
+    arguments: list[Argument] = [account, feed, traceparent, idempotency, request, *limits, len(tasks)]
     for task in tasks:
         key, line, final, name, parameters, metas, queue, max_attempts, timeout, reuse, has_files = task
         rq_life = life + SWEEP_MARGIN if has_files else life
@@ -214,7 +216,7 @@ async def details(redis: Redis, key: str) -> dict[str, Any] | None:
         if None in fields[:4]:
             return None
         state = State.read(fields[0])
-        _, account, _ = fields[1].decode().split(" ")
+        _, account, _, *trace = fields[1].decode().split(" ")
         for text in (fields[3], fields[4]):
             orjson.loads(text or b"null")
     except (ValueError, ResponseError):
@@ -230,6 +232,7 @@ async def details(redis: Redis, key: str) -> dict[str, Any] | None:
         "owner": state.owner,
         "account": account,
         "expires": expires,
+        "traceparent": trace[0] if trace else "",
     }
 
 
@@ -264,8 +267,13 @@ async def reserve(
     tasks, dropped = [], []
     for i in range(2, len(answer), 5):
         key, attempt, name, parameters, line = answer[i : i + 5]
+        trace = b""
+        if len(attempt) > 9:
+            attempt, _, trace = attempt.partition(b" ")
         if int(attempt):
-            tasks.append(Reserved(key.decode(), int(attempt), name.decode(errors="replace"), parameters, line))
+            tasks.append(
+                Reserved(key.decode(), int(attempt), name.decode(errors="replace"), parameters, line, trace.decode())
+            )
         else:
             dropped.append(key.decode(errors="replace"))
     return Reservation(tasks, dropped, answer[0] == b"1", answer[1] == b"1", answer[0] == b"gone")
@@ -311,7 +319,8 @@ async def claim(redis: Redis, key: str, owner: str, lease: float) -> Reserved | 
     answer = await redis.run(script("claim"), (key, owner, lease))
     if not answer:
         return None
-    return Reserved(key, int(answer[0]), answer[1].decode(errors="replace"), answer[2], answer[3])
+    attempt, name, parameters, line, trace = answer
+    return Reserved(key, int(attempt), name.decode(errors="replace"), parameters, line, trace.decode())
 
 
 async def expired(redis: Redis, moment: float, count: int) -> list[str]:

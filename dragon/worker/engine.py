@@ -16,12 +16,13 @@ import signal
 import socket
 import time
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import orjson
 
+from dragon import journal
 from dragon.config import Config
 from dragon.connections import Redis, insist
 from dragon.errors import TaskError
@@ -72,6 +73,7 @@ class Running:
         "scratch",
         "started",
         "status",
+        "traceparent",
     )
 
     def __init__(
@@ -89,6 +91,12 @@ class Running:
         self.fetches: set[asyncio.Task[None]] | None = None
         self.missed = 0
         self.over = False  # its outcome is decided
+        self.traceparent = reserved.traceparent
+
+    @property
+    def about(self) -> Mapping[str, Any] | None:
+        """What lines of the log say of it beside their text."""
+        return journal.about(self.traceparent)
 
 
 class Engine:
@@ -294,15 +302,15 @@ class Engine:
         executor.slowest = running.estimate if is_first else max(executor.slowest, running.estimate)
         executor.numbers[running.number] = running.scratch
         reserved = running.reserved
-        head = orjson.dumps(
-            {
-                "name": reserved.name,
-                "key": reserved.key,
-                "attempt": reserved.attempt,
-                "scratch": running.scratch,
-            }
-        )
-        executor.send(Kind.RUN, running.number, head + b"\n" + reserved.parameters)
+        order: dict[str, Any] = {
+            "name": reserved.name,
+            "key": reserved.key,
+            "attempt": reserved.attempt,
+            "scratch": running.scratch,
+        }
+        if running.traceparent:
+            order["traceparent"] = running.traceparent
+        executor.send(Kind.RUN, running.number, orjson.dumps(order) + b"\n" + reserved.parameters)
         if is_first or executor.is_async:
             self._mark_started(running)
 
@@ -317,7 +325,13 @@ class Engine:
         if self._timeout_check is None:
             self._timeout_check = asyncio.get_running_loop().call_later(TIMEOUT_CHECK, self._check_timeouts)
         if log.isEnabledFor(logging.DEBUG):
-            log.debug("%s start %s attempt=%d", running.reserved.key, running.reserved.name, running.reserved.attempt)
+            log.debug(
+                "%s start %s attempt=%d",
+                running.reserved.key,
+                running.reserved.name,
+                running.reserved.attempt,
+                extra=running.about,
+            )
 
     # What executors say
 
@@ -403,6 +417,7 @@ class Engine:
                 "it has to be a folder that this worker can write to, with room on its disk",
                 reserved.key,
                 reason,
+                extra=running.about,
             )
             self._end(running, ERROR, error_result(f"the output files cannot be stored: {reason}"))
         else:
@@ -412,7 +427,7 @@ class Engine:
         result, _, trace = payload.partition(b"\n")
         text = trace.decode(errors="replace")
         if text:
-            log.error("%s failed %s %s", running.reserved.key, running.reserved.name, text)
+            log.error("%s failed %s %s", running.reserved.key, running.reserved.name, text, extra=running.about)
         self._end(running, ERROR, result, trace=text)
 
     async def _fetch(self, running: Running, executor: Executor, payload: bytes) -> None:
@@ -442,7 +457,7 @@ class Engine:
         self.writer.write(write, lambda accepted: self._after_end(running, accepted, has_files=size >= 0))
         if log.isEnabledFor(logging.DEBUG):
             seconds = time.monotonic() - running.started if running.started else 0.0
-            log.debug("%s %s %s %.3f s", reserved.key, kind, reserved.name, seconds)
+            log.debug("%s %s %s %.3f s", reserved.key, kind, reserved.name, seconds, extra=running.about)
 
     def _after_end(self, running: Running, accepted: bool, *, has_files: bool) -> None:
         self.running.pop(running.number, None)
@@ -488,7 +503,8 @@ class Engine:
         answer = await insist(
             lambda: tasks.retry(self.redis, self.id, reserved.key, reserved.attempt), f"retry {reserved.key}"
         )
-        log.warning("%s crashed %s attempt=%d: %s (%s)", reserved.key, reserved.name, reserved.attempt, cause, answer)
+        text = "%s crashed %s attempt=%d: %s (%s)"
+        log.warning(text, reserved.key, reserved.name, reserved.attempt, cause, answer, extra=running.about)
         if answer == "exhausted":
             text = f"the task's process has ended ({cause}) on attempt {reserved.attempt}"
             self._end(running, ERROR, error_result(text))
@@ -514,14 +530,14 @@ class Engine:
 
     def _on_timeout(self, running: Running) -> None:
         limit = running.facts.timeout
-        log.warning("%s timeout %s after %g s", running.reserved.key, running.reserved.name, limit)
+        log.warning("%s timeout %s after %g s", running.reserved.key, running.reserved.name, limit, extra=running.about)
         self._end(running, ERROR, error_result(f"the task took longer than its {limit:g} s"))
         self._stop_execution(running)
 
     def cancel(self, key: str, attempt: int | None = None) -> None:
         """Ends the execution of a task that was cancelled; its final status has been written already."""
         for running in self._of_key(key, attempt):
-            log.info("%s cancelled %s", key, running.reserved.name)
+            log.info("%s cancelled %s", key, running.reserved.name, extra=running.about)
             self._drop(running)
             self._stop_execution(running)
 
@@ -609,7 +625,7 @@ class Engine:
             if limit is None or executor.is_async:  # of the many in that one, any may have done it
                 await self._retry(running, cause)
             else:
-                log.warning("%s killed %s: %s", running.reserved.key, running.reserved.name, limit)
+                log.warning("%s killed %s: %s", running.reserved.key, running.reserved.name, limit, extra=running.about)
                 self._end(running, ERROR, error_result(limit))
 
     def _count_stillborn(self, cause: str) -> None:

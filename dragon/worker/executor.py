@@ -114,12 +114,14 @@ class Order(NamedTuple):
     attempt: int
     scratch: str
     parameters: bytes
+    traceparent: str | None = None
 
     @classmethod
     def read(cls, number: int, payload: bytes) -> Order:
         head, _, parameters = payload.partition(b"\n")
         facts = orjson.loads(head)
-        return cls(number, facts["name"], facts["key"], facts["attempt"], facts["scratch"], parameters)
+        name, key, attempt, scratch = facts["name"], facts["key"], facts["attempt"], facts["scratch"]
+        return cls(number, name, key, attempt, scratch, parameters, facts.get("traceparent"))
 
 
 class Reports:
@@ -128,6 +130,7 @@ class Reports:
     def __init__(self, order: Order, limits: Limits, result_bytes: int, send: Send) -> None:
         self.key = order.key
         self.attempt = order.attempt
+        self.traceparent = order.traceparent
         self.limits = limits
         self._order = order
         self._result_bytes = result_bytes
