@@ -28,7 +28,7 @@ GROUPS = [
             "__init__",
         },
     ),
-    ("stores", {"connections", "embedded", "redis_check", "store", "files", "fetch"}),
+    ("stores", {"connections", "embedded", "redis_check", "store", "files", "fetch", "tracing"}),
     ("rules", {"queue", "auth", "feed", "log_follower", "streams", "service"}),
     ("edges", {"server", "worker", "supervisor", "cli", "__main__"}),
 ]

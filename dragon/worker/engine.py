@@ -32,6 +32,7 @@ from dragon.processes import how_it_ended
 from dragon.status import CANCELLED, ERROR, EXECUTING, QUEUED, SUCCESS, Status, error_result, parse_line, timestamp
 from dragon.store import tasks
 from dragon.store.tasks import Reserved, Write
+from dragon.tracing import Attributes, Span, Tracing
 from dragon.worker.bounds import bounds_of, cpu_sentence, processes_sentence
 from dragon.worker.messages import Frame, Kind
 from dragon.worker.outputs import has_outputs, keep_outputs
@@ -71,6 +72,7 @@ class Running:
         "over",
         "reserved",
         "scratch",
+        "span",
         "started",
         "status",
         "traceparent",
@@ -92,6 +94,7 @@ class Running:
         self.missed = 0
         self.over = False  # its outcome is decided
         self.traceparent = reserved.traceparent
+        self.span: Span | None = None
 
     @property
     def about(self) -> Mapping[str, Any] | None:
@@ -102,7 +105,15 @@ class Running:
 class Engine:
     """One worker's tasks and executors. `run` reserves until `stop`."""
 
-    def __init__(self, config: Config, worker_id: str, redis: Redis, files: Files, fetcher: Fetcher) -> None:
+    def __init__(
+        self,
+        config: Config,
+        worker_id: str,
+        redis: Redis,
+        files: Files,
+        fetcher: Fetcher,
+        tracing: Tracing | None = None,
+    ) -> None:
         self.id = worker_id
         self.config = config
         self.redis = redis
@@ -117,6 +128,7 @@ class Engine:
         self._bounds = bounds_of(config)
         self._files = files
         self._fetcher = fetcher
+        self._tracing = tracing
         self._scratch = str(config.scratch_dir / worker_id)
         self._executor_count = config.worker.executors or os.cpu_count() or 1
         self._executors: list[Executor] = []
@@ -308,11 +320,24 @@ class Engine:
             "attempt": reserved.attempt,
             "scratch": running.scratch,
         }
+        if self._tracing is not None:
+            self._begin_span(running, self._tracing)
         if running.traceparent:
             order["traceparent"] = running.traceparent
         executor.send(Kind.RUN, running.number, orjson.dumps(order) + b"\n" + reserved.parameters)
         if is_first or executor.is_async:
             self._mark_started(running)
+
+    def _begin_span(self, running: Running, tracing: Tracing) -> None:
+        """What the task does is within a span of its own, below that of its creator."""
+        reserved = running.reserved
+        attributes: Attributes = {
+            "dragon.key": reserved.key,
+            "dragon.task": reserved.name,
+            "dragon.attempt": reserved.attempt,
+        }
+        running.span = tracing.begin(f"task {reserved.name}", "consumer", reserved.traceparent, attributes)
+        running.traceparent = running.span.traceparent
 
     def _mark_started(self, running: Running) -> None:
         running.started = time.monotonic()
@@ -450,6 +475,10 @@ class Engine:
 
     def _end(self, running: Running, kind: FinalKind, result: bytes, *, size: int = -1, trace: str = "") -> None:
         """A final status: written, and the task forgotten once Redis has it."""
+        if running.span is not None:
+            running.span.end(
+                {"dragon.status": kind}, None if kind == SUCCESS else result.decode(errors="replace")[:200]
+            )
         self._settle(running)
         reserved = running.reserved
         running.status = running.status.ended(kind, result, timestamp())
@@ -476,6 +505,8 @@ class Engine:
 
     def _settle(self, running: Running) -> None:
         running.over = True
+        if running.span is not None:
+            running.span.end({}, "not finished here: another attempt, or another worker, decides")
         for fetching in running.fetches or ():
             fetching.cancel()
         if running.has_scratch:
