@@ -523,6 +523,7 @@ class Engine:
             return  # a worker that has nothing need not wait for a Redis that is away
         for running in found:
             self._settle(running)
+        await self.writer.log_written()
         pairs = [(running.reserved.key, running.reserved.attempt) for running in found]
         await insist(lambda: tasks.give_back(self.redis, self.id, pairs), f"give {len(pairs)} tasks back")
         for running in found:
@@ -531,6 +532,7 @@ class Engine:
     async def _retry(self, running: Running, cause: str) -> None:
         """A task whose executor crashed under it: once more, or an error that says what happened."""
         reserved = running.reserved
+        await self.writer.log_written()
         answer = await insist(
             lambda: tasks.retry(self.redis, self.id, reserved.key, reserved.attempt), f"retry {reserved.key}"
         )

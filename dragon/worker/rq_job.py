@@ -184,12 +184,13 @@ class _Horse:
 def _printing_for(context: Reports) -> Iterator[None]:
     """What is printed meanwhile is the task's log, as in an executor."""
     streams, copies = (sys.stdout, sys.stderr), Copies()
-    Printed.install(lambda: copies.is_one).begin(context.lines)
+    Printed.install(lambda: copies.is_one).begin(context)
     try:
         yield
     finally:
         sys.stdout, sys.stderr = streams
-        context.end_log()
+        if context.has_log:
+            context.end_log()
 
 
 class _Execution:
