@@ -160,6 +160,7 @@ def prints(ctx: Context, how: str = "all") -> None:
             os.waitpid(child, 0)
         return
     if how == "crash" and ctx.attempt == 1:
+        time.sleep(0.2)  # the start is written, and takes no line along
         print("about to crash")
         os._exit(1)
     print("standard", "output", 1, sep=" ", end="")
