@@ -100,6 +100,7 @@ class LimitsConfig(_Section):
 class LogConfig(_Section):
     level: str = Field("info", pattern="^(debug|info|warning|error)$")
     format: str = Field("text", pattern="^(text|json)$")
+    otel: bool = False
 
 
 class Config(_Section):

@@ -179,9 +179,9 @@ class Feed:
         try:
             async for message in connections.listen(self._url, [names.FEED + self.id], self._timeout):
                 if message is None:
+                    await self._read_again()
                     for key in self._followers:
                         self._ring(key)
-                    await self._read_again()
                 else:
                     self.dispatch(message)
         finally:

@@ -58,6 +58,11 @@ def begin_request(request_id: str | None, traceparent: str | None) -> Request:
     return begun
 
 
+def enter_span(traceparent: str) -> None:
+    """From here on the request's place in the trace is within a span of its own."""
+    _request.set(_request.get()._replace(traceparent=traceparent))
+
+
 def set_up(config: LogConfig, stream: TextIO | None = None) -> None:
     """Has everything that this process logs written to `stream`, or to standard error."""
     handler = logging.StreamHandler(stream or sys.stderr)

@@ -40,6 +40,7 @@ class Request(NamedTuple):
     life: int  # seconds that an ended task is kept
     feed: str = ""  # follows the tasks from their creation on
     idempotency_key: str = ""
+    traceparent: str = ""  # the caller's place in a trace
 
 
 def prepare(definition: Definition, registry: Registry, key: str, queued: str, *, reuse_for: str = "") -> NewTask:
@@ -109,6 +110,7 @@ async def create(redis: Redis, new: Sequence[NewTask], request: Request) -> list
         request.usage,
         life=request.life,
         feed=request.feed,
+        traceparent=request.traceparent,
         idempotency=idempotency,
         request=_digest_of(new) if idempotency else "",
     )

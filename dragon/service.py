@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 from redis.exceptions import ResponseError
 
-from dragon import queue
+from dragon import journal, queue
 from dragon.auth import Account
 from dragon.config import Config
 from dragon.connections import Redis
@@ -186,7 +186,7 @@ class Service:
         return [newest[line.key] for line in lines]
 
     async def details(self, lines: Sequence[bytes]) -> list[bytes]:
-        """The statuses with task_name, parameters, task_metas, attempt, worker and expires.
+        """The statuses with task_name, parameters, task_metas, attempt, worker, expires and traceparent.
 
         Those of tasks that wait also with position, eta and waiting_for.
         """
@@ -278,7 +278,8 @@ class Service:
     def _request(self, account: Account, feed: str, idempotency_key: str) -> queue.Request:
         limits = account.limits
         usage = Usage(limits.tasks_queued, limits.tasks_per_minute, limits.bytes_stored)
-        return queue.Request(account.id, usage, self.config.files.life, feed, idempotency_key)
+        trace = journal.request().traceparent
+        return queue.Request(account.id, usage, self.config.files.life, feed, idempotency_key, trace)
 
     def _count_refused(self, new: Sequence[NewTask], lines: Sequence[Line]) -> None:
         """Tasks that were wrong from the start have no worker that would count them; repeated ones were counted."""
@@ -342,6 +343,7 @@ def _with_details(line: bytes, facts: dict[str, Any], wait: Wait | None) -> byte
         "attempt": facts["attempt"],
         "worker": facts["owner"] or None,
         "expires": timestamp_of(datetime.fromtimestamp(expires, UTC)) if expires else None,
+        "traceparent": facts["traceparent"] or None,
     }
     if wait is not None:
         members |= wait._asdict()

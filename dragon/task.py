@@ -99,6 +99,10 @@ class Reporting(Protocol):
         """1 on the first try, one more after each lost worker or crash."""
 
     @property
+    def traceparent(self) -> str | None:
+        """The task's place in a trace, as the W3C's header of that name spells it; None when it is in none."""
+
+    @property
     def scratch(self) -> Path:
         """A folder of this attempt alone; it is removed at the end."""
 

@@ -160,6 +160,7 @@ def prints(ctx: Context, how: str = "all") -> None:
             os.waitpid(child, 0)
         return
     if how == "crash" and ctx.attempt == 1:
+        time.sleep(0.2)  # the start is written, and takes no line along
         print("about to crash")
         os._exit(1)
     print("standard", "output", 1, sep=" ", end="")
@@ -180,6 +181,18 @@ def prints(ctx: Context, how: str = "all") -> None:
     warnings.warn("a warning", stacklevel=1)
     logging.getLogger("some.library").warning("a library's warning")
     print("no newline", end="")
+
+
+@task("test.trace")
+def trace(ctx: Context) -> str | None:
+    """Tell the place in a trace."""
+    return ctx.traceparent
+
+
+@task("test.async_trace")
+async def async_trace(ctx: AsyncContext) -> str | None:
+    """The same."""
+    return ctx.traceparent
 
 
 @task("test.exit")

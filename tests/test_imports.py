@@ -31,7 +31,7 @@ GROUPS = [
             "__init__",
         },
     ),
-    ("stores", {"connections", "embedded", "redis_check", "store", "files", "fetch"}),
+    ("stores", {"connections", "embedded", "redis_check", "store", "files", "fetch", "tracing"}),
     (
         "rules",
         {

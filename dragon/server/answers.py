@@ -15,6 +15,7 @@ from redis.exceptions import ResponseError
 from dragon import journal
 from dragon.connections import RETRY_AFTER
 from dragon.errors import BadRequest, DragonError, Full, TooSlow, Unavailable
+from dragon.tracing import Tracing
 
 log = logging.getLogger("dragon.server")
 
@@ -93,6 +94,30 @@ async def identify(request: web.Request, handler: Handler) -> web.StreamResponse
         resource = request.match_info.route.resource  # not the path: strangers write what they like there
         log.debug("%s %s: %d", request.method, resource and resource.canonical, response.status)
     return response
+
+
+def trace_requests(tracing: Tracing) -> Any:
+    """A middleware that makes a span of each request, below that of its caller."""
+
+    @web.middleware
+    async def trace(request: web.Request, handler: Handler) -> web.StreamResponse:
+        begun, resource = journal.request(), request.match_info.route.resource
+        route = resource.canonical if resource is not None else "none"
+        attributes = {"http.request.method": request.method, "http.route": route, "dragon.request": begun.id}
+        span = tracing.begin(f"{request.method} {route}", "server", begun.traceparent, attributes)
+        journal.enter_span(span.traceparent)
+        try:
+            response = await handler(request)
+            error = response.reason if response.status >= 500 else None
+            span.end({"http.response.status_code": response.status}, error)
+            return response
+        except web.HTTPException as error:
+            span.end({"http.response.status_code": error.status})
+            raise
+        finally:
+            span.end({}, "the client has left")
+
+    return trace
 
 
 @web.middleware

@@ -18,7 +18,7 @@ from dragon.feed import Feed
 from dragon.files import open_files
 from dragon.operator import Operator
 from dragon.processes import calm_collector
-from dragon.server.answers import answer_errors, identify
+from dragon.server.answers import answer_errors, identify, trace_requests
 from dragon.server.dashboard_pages import DashboardPages
 from dragon.server.health import Health
 from dragon.server.history import History
@@ -33,6 +33,7 @@ from dragon.server.v1 import Version1
 from dragon.service import Service
 from dragon.streams import Streams
 from dragon.task import load_tasks
+from dragon.tracing import open_tracing
 
 log = logging.getLogger("dragon.server")
 
@@ -57,7 +58,9 @@ def create_app(config: Config, redis_url: str) -> web.Application:
     service = Service(config, redis, feed, registry, files, Streams(room.streams, config.server.followed))
     operator = Operator(service, accounts)
 
-    app = web.Application(middlewares=[identify, answer_errors], client_max_size=config.server.max_body_bytes)
+    tracing = open_tracing(config.log, "dragon-server")
+    traced = [trace_requests(tracing)] if tracing else []
+    app = web.Application(middlewares=[identify, *traced, answer_errors], client_max_size=config.server.max_body_bytes)
     app[SERVICE] = service
     app[ROOM] = room
     app[TALLY] = tally
@@ -83,6 +86,8 @@ def create_app(config: Config, redis_url: str) -> web.Application:
         await asyncio.gather(task, refresher, measuring, telling, return_exceptions=True)
         await service.measures.finish()
         await redis.close()
+        if tracing:
+            await asyncio.to_thread(tracing.close)
 
     async def end_streams(_app: web.Application) -> None:
         feed.close()

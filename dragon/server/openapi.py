@@ -140,7 +140,10 @@ def _schemas(config: Config) -> dict[str, Schema]:
     waiting = {"block": block, "timeout": _timeout(config)}
     keys = _one_or_many(_ref("Key"), most) | {"description": "Task keys."}
     definitions = _one_or_many(_ref("TaskDefinition"), most) | {"description": "Task definitions."}
-    text = "Add `task_name`, `parameters`, `task_metas`, `attempt`, `worker`, `expires`; `waiting_for` while it waits."
+    text = (
+        "Add `task_name`, `parameters`, `task_metas`, `attempt`, `worker`, `expires`, `traceparent`; "
+        "`waiting_for` while it waits."
+    )
     details = _FLAG | {"description": text}
     return {
         "Key": _KEY,
@@ -205,6 +208,7 @@ _DETAILS = {
     "task_metas": {"type": ["object", "null"], "description": "The client's own object, as it was given."},
     "attempt": {"type": "integer", "description": "0 until a worker has it."},
     "worker": {"type": ["string", "null"]},
+    "traceparent": {"type": ["string", "null"], "description": "The place in a trace that its creator had."},
     "expires": {"anyOf": [_DATE, {"type": "null"}], "description": "When the status and its files are forgotten."},
     "waiting_for": {
         "type": ["string", "null"],
@@ -810,7 +814,9 @@ def _task_calls(config: Config) -> Iterator[_Call]:
     )
     block = _query("block", "Answer when all are final, or when `timeout` is over.", _TEXT_FLAG)
     timeout = _query("timeout", "In seconds.", {"type": "number", "minimum": 0, "default": config.server.block_timeout})
-    more = _query("details", "Add task_name, parameters, task_metas, attempt, worker and expires.", _TEXT_FLAG)
+    more = _query(
+        "details", "Add task_name, parameters, task_metas, attempt, worker, expires and traceparent.", _TEXT_FLAG
+    )
     found = _answer(
         "A list of statuses in the order asked for, doubles included. A key that nobody knows is an error status with "
         'the result "unknown task key" in its place.',

@@ -18,7 +18,7 @@ RQ_HORSE = "rq-"
 
 #: What the scripts take for a task's (see `read` in _shared.lua); whatever else stands there is damaged.
 _STATE = re.compile(rb"(\d{1,9}) (\d{1,9}) ([wre]) (\S*) (\S*)")
-_FACTS = re.compile(rb"\d{1,9} ([\w-]*) ([\w-]*)")
+_FACTS = re.compile(rb"\d{1,9} ([\w-]*) ([\w-]*)(?: [\w-]*)?")
 _HEAD = re.compile(rb'\{"status":"(\w+)","key":"([A-Z2-7]{26})"')
 
 

@@ -24,7 +24,7 @@ from dragon.keys import is_key
 from dragon.status import timestamp_of
 from dragon.store import names
 from dragon.store.scripts import script
-from dragon.store.tasks import State
+from dragon.store.tasks import Facts, State
 
 PIECE = 200  # hashes a trip
 BYTES_A_TRIP = 256 * 1024
@@ -148,7 +148,7 @@ def _record(key: str, reply: Sequence[bytes | None]) -> Record | None:
         return None
     try:
         state = State.read(field or b"")
-        _, account, _ = facts.decode().split(" ")
+        account = Facts.read(facts).account
     except ValueError:
         return None
     return Record(
@@ -187,7 +187,7 @@ class Detail:
 async def detail(redis: Redis, key: str) -> Detail | None:
     """All that is kept of one task; None as in `read`."""
     name = names.TASK + key
-    fields = ("facts", "line", "metas", "timeout", "exc_info", "traceparent", "retry_of", "bytes", "attempts")
+    fields = ("facts", "line", "metas", "timeout", "exc_info", "retry_of", "bytes", "attempts")
     found, values, left, score = await asyncio.gather(
         read(redis, [key], with_parameters=True),
         _ask(redis, [None] * len(fields), "HMGET", name, *fields),
@@ -195,18 +195,19 @@ async def detail(redis: Redis, key: str) -> Detail | None:
         redis.command("ZSCORE", names.EXPIRIES, key),
     )
     record = found[0]
-    facts, line, metas, timeout, traceback, traceparent, retry_of, size, attempts = values
+    facts, line, metas, timeout, traceback, retry_of, size, attempts = values
     if record is None or facts is None or line is None:
         return None
+    known = Facts.read(facts)
     return Detail(
         record,
         line,
         metas or b"",
-        int(facts.split(b" ")[0]),
+        known.max_attempts,
         float(timeout) if timeout and timeout.isdigit() else None,
         time.time() + int(left) / 1000 if int(left) > 0 else float(score) if score is not None else None,
         _text_or_none(traceback),
-        _text_or_none(traceparent),
+        known.traceparent or None,
         _text_or_none(retry_of),
         int(size) if size and size.isdigit() else None,
         attempts or b"[]",

@@ -65,6 +65,21 @@ class State(NamedTuple):
         return " ".join(map(str, self))
 
 
+class Facts(NamedTuple):
+    """The field `facts` of a task's hash: what never changes."""
+
+    max_attempts: int
+    account: str
+    reuse: str  # digest for single flight, "" for none
+    traceparent: str  # its creator's place in a trace, "" for none
+
+    @classmethod
+    def read(cls, field: bytes) -> Facts:
+        """Raises ValueError for what the scripts do not write."""
+        most, account, reuse, *trace = field.decode().split(" ")
+        return cls(int(most), account, reuse, trace[0] if trace else "")
+
+
 @dataclass(frozen=True, slots=True)
 class LimitReached:
     """An account limit stands in the way: which, its value, seconds until it helps to try again (0: it does not)."""
@@ -99,6 +114,7 @@ class Reserved(NamedTuple):
     name: str
     parameters: bytes
     line: bytes
+    traceparent: str = ""  # its creator's place in a trace
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,12 +171,13 @@ async def create(
     *,
     life: int,
     feed: str = "",
+    traceparent: str = "",
     idempotency: str = "",
     request: str = "",
 ) -> list[Line] | LimitReached | None:
     """Creates all tasks or none; None: the Idempotency-Key was used with another request."""
     limits = ["" if limit is None else limit for limit in usage]
-    arguments: list[Argument] = [account, feed, idempotency, request, *limits, len(tasks)]
+    arguments: list[Argument] = [account, feed, traceparent, idempotency, request, *limits, len(tasks)]
     for task in tasks:
         key, line, final, name, parameters, metas, queue, max_attempts, timeout, reuse, has_files = task
         rq_life = life + SWEEP_MARGIN if has_files else life
@@ -226,7 +243,7 @@ async def details(redis: Redis, key: str) -> dict[str, Any] | None:
         if None in fields[:4]:
             return None
         state = State.read(fields[0])
-        _, account, _ = fields[1].decode().split(" ")
+        known = Facts.read(fields[1])
         for text in (fields[3], fields[4]):
             orjson.loads(text or b"null")
     except (ValueError, ResponseError):
@@ -240,10 +257,11 @@ async def details(redis: Redis, key: str) -> dict[str, Any] | None:
         "metas": fields[4],
         "attempt": state.attempt,
         "owner": state.owner,
-        "account": account,
+        "account": known.account,
         "queue": (fields[5] or b"").decode(errors="replace"),
         "waits": state.phase == "w",
         "expires": expires,
+        "traceparent": known.traceparent,
     }
 
 
@@ -267,7 +285,7 @@ def _ticket(key: str, state: bytes, facts: bytes, queue: bytes, name: bytes, lin
     """None for a task that does not wait, or is not dragon's."""
     try:
         is_waiting = State.read(state).phase == "w" and parse_line(line, key).status == QUEUED
-        _, account, _ = facts.decode().split(" ")
+        account = Facts.read(facts).account
         return Ticket(key, queue.decode(), account, name.decode()) if is_waiting else None
     except ValueError:
         return None
@@ -318,8 +336,13 @@ async def reserve(
     tasks, dropped = [], []
     for i in range(3, len(answer), 5):
         key, attempt, name, parameters, line = answer[i : i + 5]
+        trace = b""
+        if len(attempt) > 9:
+            attempt, _, trace = attempt.partition(b" ")
         if int(attempt):
-            tasks.append(Reserved(key.decode(), int(attempt), name.decode(errors="replace"), parameters, line))
+            tasks.append(
+                Reserved(key.decode(), int(attempt), name.decode(errors="replace"), parameters, line, trace.decode())
+            )
         else:
             dropped.append(key.decode(errors="replace"))
     paused = frozenset(answer[2].decode().split(",")) if answer[2] else frozenset()
@@ -369,7 +392,8 @@ async def claim(redis: Redis, key: str, owner: str, lease: float) -> Reserved | 
     answer = await redis.run(script("claim"), (key, owner, lease))
     if not answer:
         return None
-    return Reserved(key, int(answer[0]), answer[1].decode(errors="replace"), answer[2], answer[3])
+    attempt, name, parameters, line, trace = answer
+    return Reserved(key, int(attempt), name.decode(errors="replace"), parameters, line, trace.decode())
 
 
 async def expired(redis: Redis, moment: float, count: int) -> list[str]:

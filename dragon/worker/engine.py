@@ -16,12 +16,13 @@ import signal
 import socket
 import time
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import orjson
 
+from dragon import journal
 from dragon.config import Config
 from dragon.connections import Redis, insist
 from dragon.errors import TaskError
@@ -32,6 +33,7 @@ from dragon.status import CANCELLED, ERROR, EXECUTING, QUEUED, SUCCESS, Status, 
 from dragon.store import tasks
 from dragon.store.measures import Measures
 from dragon.store.tasks import Reserved, Write
+from dragon.tracing import Attributes, Span, Tracing
 from dragon.worker.bounds import bounds_of, cpu_sentence, processes_sentence
 from dragon.worker.messages import Frame, Kind
 from dragon.worker.outputs import has_outputs, keep_outputs
@@ -72,8 +74,10 @@ class Running:
         "over",
         "reserved",
         "scratch",
+        "span",
         "started",
         "status",
+        "traceparent",
     )
 
     def __init__(
@@ -91,12 +95,27 @@ class Running:
         self.fetches: set[asyncio.Task[None]] | None = None
         self.missed = 0
         self.over = False  # its outcome is decided
+        self.traceparent = reserved.traceparent
+        self.span: Span | None = None
+
+    @property
+    def about(self) -> Mapping[str, Any] | None:
+        """What lines of the log say of it beside their text."""
+        return journal.about(self.traceparent)
 
 
 class Engine:
     """One worker's tasks and executors. `run` reserves until `stop`."""
 
-    def __init__(self, config: Config, worker_id: str, redis: Redis, files: Files, fetcher: Fetcher) -> None:
+    def __init__(
+        self,
+        config: Config,
+        worker_id: str,
+        redis: Redis,
+        files: Files,
+        fetcher: Fetcher,
+        tracing: Tracing | None = None,
+    ) -> None:
         self.id = worker_id
         self.config = config
         self.redis = redis
@@ -112,6 +131,7 @@ class Engine:
         self._bounds = bounds_of(config)
         self._files = files
         self._fetcher = fetcher
+        self._tracing = tracing
         self._scratch = str(config.scratch_dir / worker_id)
         self._executor_count = config.worker.executors or os.cpu_count() or 1
         self._executors: list[Executor] = []
@@ -321,17 +341,30 @@ class Engine:
         executor.slowest = running.estimate if is_first else max(executor.slowest, running.estimate)
         executor.numbers[running.number] = running.scratch
         reserved = running.reserved
-        head = orjson.dumps(
-            {
-                "name": reserved.name,
-                "key": reserved.key,
-                "attempt": reserved.attempt,
-                "scratch": running.scratch,
-            }
-        )
-        executor.send(Kind.RUN, running.number, head + b"\n" + reserved.parameters)
+        order: dict[str, Any] = {
+            "name": reserved.name,
+            "key": reserved.key,
+            "attempt": reserved.attempt,
+            "scratch": running.scratch,
+        }
+        if self._tracing is not None:
+            self._begin_span(running, self._tracing)
+        if running.traceparent:
+            order["traceparent"] = running.traceparent
+        executor.send(Kind.RUN, running.number, orjson.dumps(order) + b"\n" + reserved.parameters)
         if is_first or executor.is_async:
             self._mark_started(running)
+
+    def _begin_span(self, running: Running, tracing: Tracing) -> None:
+        """What the task does is within a span of its own, below that of its creator."""
+        reserved = running.reserved
+        attributes: Attributes = {
+            "dragon.key": reserved.key,
+            "dragon.task": reserved.name,
+            "dragon.attempt": reserved.attempt,
+        }
+        running.span = tracing.begin(f"task {reserved.name}", "consumer", reserved.traceparent, attributes)
+        running.traceparent = running.span.traceparent
 
     def _mark_started(self, running: Running) -> None:
         running.started = time.monotonic()
@@ -344,7 +377,13 @@ class Engine:
         if self._timeout_check is None:
             self._timeout_check = asyncio.get_running_loop().call_later(TIMEOUT_CHECK, self._check_timeouts)
         if log.isEnabledFor(logging.DEBUG):
-            log.debug("%s start %s attempt=%d", running.reserved.key, running.reserved.name, running.reserved.attempt)
+            log.debug(
+                "%s start %s attempt=%d",
+                running.reserved.key,
+                running.reserved.name,
+                running.reserved.attempt,
+                extra=running.about,
+            )
 
     # What executors say
 
@@ -430,6 +469,7 @@ class Engine:
                 "it has to be a folder that this worker can write to, with room on its disk",
                 reserved.key,
                 reason,
+                extra=running.about,
             )
             self._end(running, ERROR, error_result(f"the output files cannot be stored: {reason}"))
         else:
@@ -439,7 +479,7 @@ class Engine:
         result, _, trace = payload.partition(b"\n")
         text = trace.decode(errors="replace")
         if text:
-            log.error("%s failed %s %s", running.reserved.key, running.reserved.name, text)
+            log.error("%s failed %s %s", running.reserved.key, running.reserved.name, text, extra=running.about)
         self._end(running, ERROR, result, trace=text)
 
     async def _fetch(self, running: Running, executor: Executor, payload: bytes) -> None:
@@ -462,6 +502,10 @@ class Engine:
 
     def _end(self, running: Running, kind: FinalKind, result: bytes, *, size: int = -1, trace: str = "") -> None:
         """A final status: written, and the task forgotten once Redis has it."""
+        if running.span is not None:
+            running.span.end(
+                {"dragon.status": kind}, None if kind == SUCCESS else result.decode(errors="replace")[:200]
+            )
         self._settle(running)
         reserved = running.reserved
         running.status = running.status.ended(kind, result, timestamp())
@@ -469,7 +513,7 @@ class Engine:
         self.writer.write(write, lambda accepted: self._after_end(running, accepted, has_files=size >= 0))
         if log.isEnabledFor(logging.DEBUG):
             seconds = time.monotonic() - running.started if running.started else 0.0
-            log.debug("%s %s %s %.3f s", reserved.key, kind, reserved.name, seconds)
+            log.debug("%s %s %s %.3f s", reserved.key, kind, reserved.name, seconds, extra=running.about)
 
     def _after_end(self, running: Running, accepted: bool, *, has_files: bool) -> None:
         self.running.pop(running.number, None)
@@ -490,6 +534,8 @@ class Engine:
 
     def _settle(self, running: Running) -> None:
         running.over = True
+        if running.span is not None:
+            running.span.end({}, "not finished here: another attempt, or another worker, decides")
         for fetching in running.fetches or ():
             fetching.cancel()
         if running.has_scratch:
@@ -506,6 +552,7 @@ class Engine:
             return  # a worker that has nothing need not wait for a Redis that is away
         for running in found:
             self._settle(running)
+        await self.writer.log_written()
         pairs = [(running.reserved.key, running.reserved.attempt) for running in found]
         await insist(lambda: tasks.give_back(self.redis, self.id, pairs, why), f"give {len(pairs)} tasks back")
         for running in found:
@@ -514,13 +561,15 @@ class Engine:
     async def _retry(self, running: Running, cause: str) -> None:
         """A task whose executor crashed under it: once more, or an error that says what happened."""
         reserved = running.reserved
+        await self.writer.log_written()
         answer = await insist(
             lambda: tasks.retry(
                 self.redis, self.id, reserved.key, reserved.attempt, f"the task's process has ended ({cause})"
             ),
             f"retry {reserved.key}",
         )
-        log.warning("%s crashed %s attempt=%d: %s (%s)", reserved.key, reserved.name, reserved.attempt, cause, answer)
+        text = "%s crashed %s attempt=%d: %s (%s)"
+        log.warning(text, reserved.key, reserved.name, reserved.attempt, cause, answer, extra=running.about)
         if answer == "exhausted":
             text = f"the task's process has ended ({cause}) on attempt {reserved.attempt}"
             self._end(running, ERROR, error_result(text))
@@ -546,14 +595,14 @@ class Engine:
 
     def _on_timeout(self, running: Running) -> None:
         limit = running.facts.timeout
-        log.warning("%s timeout %s after %g s", running.reserved.key, running.reserved.name, limit)
+        log.warning("%s timeout %s after %g s", running.reserved.key, running.reserved.name, limit, extra=running.about)
         self._end(running, ERROR, error_result(f"the task took longer than its {limit:g} s"))
         self._stop_execution(running)
 
     def cancel(self, key: str, attempt: int | None = None) -> None:
         """Ends the execution of a task that was cancelled; its final status has been written already."""
         for running in self._of_key(key, attempt):
-            log.info("%s cancelled %s", key, running.reserved.name)
+            log.info("%s cancelled %s", key, running.reserved.name, extra=running.about)
             self._drop(running)
             self._stop_execution(running)
 
@@ -641,7 +690,7 @@ class Engine:
             if limit is None or executor.is_async:  # of the many in that one, any may have done it
                 await self._retry(running, cause)
             else:
-                log.warning("%s killed %s: %s", running.reserved.key, running.reserved.name, limit)
+                log.warning("%s killed %s: %s", running.reserved.key, running.reserved.name, limit, extra=running.about)
                 self._end(running, ERROR, error_result(limit))
 
     def _count_stillborn(self, cause: str) -> None:

@@ -114,12 +114,14 @@ class Order(NamedTuple):
     attempt: int
     scratch: str
     parameters: bytes
+    traceparent: str | None = None
 
     @classmethod
     def read(cls, number: int, payload: bytes) -> Order:
         head, _, parameters = payload.partition(b"\n")
         facts = orjson.loads(head)
-        return cls(number, facts["name"], facts["key"], facts["attempt"], facts["scratch"], parameters)
+        name, key, attempt, scratch = facts["name"], facts["key"], facts["attempt"], facts["scratch"]
+        return cls(number, name, key, attempt, scratch, parameters, facts.get("traceparent"))
 
 
 class Reports:
@@ -128,12 +130,14 @@ class Reports:
     def __init__(self, order: Order, limits: Limits, result_bytes: int, send: Send) -> None:
         self.key = order.key
         self.attempt = order.attempt
+        self.traceparent = order.traceparent
         self.limits = limits
         self._order = order
         self._result_bytes = result_bytes
         self._send = send
         self._has_scratch = False
         self._lines: LogLines | None = None
+        self.has_log = False
 
     @property
     def scratch(self) -> Path:
@@ -160,15 +164,15 @@ class Reports:
     def lines(self) -> LogLines:
         """The task's log, made when it says something first: most say nothing."""
         if self._lines is None:
+            self.has_log = True
             number, send = self._order.number, self._send
             self._lines = LogLines(lambda lines: send(Kind.LOG, number, lines), self.limits.log_line_bytes)
         return self._lines
 
     def end_log(self) -> None:
         """Sends what is left of the log, before the end is told."""
-        if self._lines is not None:
-            with contextlib.suppress(Exception):  # as when there is no memory: the end is more important
-                self._lines.close()
+        with contextlib.suppress(Exception):  # as when there is no memory: the end is more important
+            self.lines().close()
 
     def output_file(self, name: str, extension: str) -> OutputFile:
         folder = self.scratch / "output"
@@ -262,7 +266,7 @@ class _SyncExecutor:
 
     def _run(self, order: Order) -> None:
         context = _SyncContext(order, self._limits, self._result_bytes, self._send, self._fetch)
-        self._printed.begin(context.lines)
+        self._printed.begin(context)
         kind = Kind.FAILED
         try:
             task = known_task(self._setup.registry, order.name)
@@ -274,7 +278,8 @@ class _SyncExecutor:
         if self._copies.is_one:
             self._copies.leave()
         self._printed.end()
-        context.end_log()
+        if context.has_log:
+            context.end_log()
         if not self._frames:  # they share the look for processes that they left, too
             end_children()
         self._send(kind, order.number, payload)
@@ -284,11 +289,17 @@ class _SyncExecutor:
         it to the one who has it."""
         if self._copies.is_one:
             return  # a copy must not speak in the middle of what the executor says
-        self._outgoing.append(pack(kind, number, payload))
+        frame = pack(kind, number, payload)
+        if not self._sending.acquire(blocking=False):
+            self._outgoing.append(frame)
+        else:
+            try:
+                self._channel.sendall(frame)
+            finally:
+                self._sending.release()
         while self._outgoing and self._sending.acquire(blocking=False):
             try:
-                while self._outgoing:
-                    self._channel.sendall(self._outgoing.popleft())
+                self._channel.sendall(self._outgoing.popleft())
             finally:
                 self._sending.release()
 
@@ -382,7 +393,7 @@ class _AsyncExecutor:
     async def _run(self, order: Order) -> None:
         setup = self._setup
         context = _AsyncContext(order, setup.limits, setup.result_bytes, self._send, self._fetch)
-        self._printed.begin_here(context.lines)
+        self._printed.begin_here(context)
         kind = Kind.FAILED
         try:
             task = known_task(setup.registry, order.name)
@@ -395,7 +406,8 @@ class _AsyncExecutor:
             self._running.pop(order.number, None)
         if self._copies.is_one:
             self._copies.leave()
-        context.end_log()
+        if context.has_log:
+            context.end_log()
         if not self._running:  # whose they are cannot be told: they may live as long as any task here
             end_children()
         self._send(kind, order.number, payload)

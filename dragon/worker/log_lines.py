@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
-from typing import Any, TextIO
+from typing import Any, Protocol, TextIO
 
 BURST, RATE = 500, 100.0  # lines at once, and a second
 BURST_BYTES, RATE_BYTES = 256 * 1024, 64 * 1024.0
@@ -123,7 +123,12 @@ class LogLines:
         self._send(b"\n".join(lines))
 
 
-Speaker = Callable[[], LogLines]  # the log of a task that runs
+class Speaker(Protocol):
+    """A task that runs."""
+
+    def lines(self) -> LogLines:
+        """Its log, made when it says something first."""
+
 
 #: The `async def` task that runs: each has a context of its own, and so have the threads that asyncio starts for it.
 _speaker: ContextVar[Speaker | None] = ContextVar("speaker", default=None)
@@ -151,7 +156,8 @@ class Printed(io.TextIOBase):
     def begin(self, speaker: Speaker) -> None:
         """From now on the process prints for this task."""
         self._only = speaker
-        sys.stdout = sys.stderr = self  # whatever the task before has put there
+        if sys.stdout is not self or sys.stderr is not self:  # the task before has put something else there
+            sys.stdout = sys.stderr = self
 
     def end(self) -> None:
         self._only = None
@@ -162,7 +168,7 @@ class Printed(io.TextIOBase):
 
     def write(self, text: str) -> int:
         speaker = _speaker.get() or self._only
-        lines = None if speaker is None or self._is_copy() else speaker()
+        lines = None if speaker is None or self._is_copy() else speaker.lines()
         if lines is None or lines.is_closed:
             return self._stream.write(text)
         lines.write(text)

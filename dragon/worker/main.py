@@ -32,6 +32,7 @@ from dragon.store import names, tasks, workers
 from dragon.store.queues import LOOK
 from dragon.store.tasks import Write
 from dragon.store.workers import WorkerFacts
+from dragon.tracing import open_tracing
 from dragon.worker.engine import KIND_LOOK, Engine, new_worker_id
 from dragon.worker.scratch import ScratchLock, remove_abandoned
 
@@ -56,7 +57,8 @@ class Worker:
         # Downloads under way lie in the folder that goes with this worker, however it ends.
         scratch = config.scratch_dir / worker_id
         self._fetcher = Fetcher(config.fetch, scratch=scratch, local=own_files(config, self._files))
-        self._engine = Engine(config, worker_id, self._redis, self._files, self._fetcher)
+        self._tracing = open_tracing(config.log, "dragon-worker")
+        self._engine = Engine(config, worker_id, self._redis, self._files, self._fetcher, self._tracing)
         self._watch = _QueueWatch(config, self._url)
         self._started = timestamp()
         self._told = b""  # what its executors did when that was last written
@@ -131,6 +133,8 @@ class Worker:
         await asyncio.gather(*loops, writing, return_exceptions=True)
         await self._fetcher.close()
         await self._redis.close()
+        if self._tracing:
+            await asyncio.to_thread(self._tracing.close)
 
     async def _register(self) -> None:
         facts = WorkerFacts(

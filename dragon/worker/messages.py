@@ -12,7 +12,7 @@ HEADER_SIZE = _HEADER.size
 class Kind(IntEnum):
     """What a frame says; the payload in words."""
 
-    RUN = 1  # worker -> executor: JSON {name, key, attempt, scratch}, newline, parameters as JSON
+    RUN = 1  # worker -> executor: JSON {name, key, attempt, scratch, traceparent?}, newline, parameters as JSON
     CANCEL = 2  # worker -> executor: an `async def` task has to end
     FETCHED = 3  # worker -> executor: the fetch's number, newline, "+" and a path or "-" and a message
     PROGRESS = 10  # executor -> worker: JSON

@@ -23,7 +23,10 @@ from dragon.worker.executor import limits_of
 from dragon.worker.messages import Frame, FrameBuffer, pack
 
 #: Environment variables that the processes which run user code do not get.
-_SECRET_PREFIXES = ("DRAGON_REDIS", "REDIS_URL", "DRAGON_SECRET", "DRAGON_ACCOUNTS", "DRAGON_FILES")
+_SECRET_PREFIXES = (
+    *("DRAGON_REDIS", "REDIS_URL", "DRAGON_SECRET", "DRAGON_ACCOUNTS", "DRAGON_FILES"),
+    *("OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS"),
+)
 _START_TIMEOUT = 60.0  # seconds to import the tasks
 
 

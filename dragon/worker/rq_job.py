@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 from redis.exceptions import ResponseError
 from rq.job import Job
 
+from dragon import journal
 from dragon.config import Config, load_config
 from dragon.connections import Redis
 from dragon.embedded import redis_url
@@ -138,7 +139,8 @@ class _Horse:
         task = known_task(registry, reserved.name)
         result_bytes = self._config.limits.result_bytes
         execution.timeout = task.timeout
-        order = Order(0, reserved.name, reserved.key, reserved.attempt, str(self._scratch), reserved.parameters)
+        scratch, trace = str(self._scratch), reserved.traceparent or None
+        order = Order(0, reserved.name, reserved.key, reserved.attempt, scratch, reserved.parameters, trace)
         context_type = _AsyncContext if task.is_async else _Context
         context = context_type(order, limits_of(self._config), result_bytes, execution.on_frame, self.fetch)
         with _printing_for(context):
@@ -162,7 +164,8 @@ class _Horse:
             error = TaskError("the task took longer than its time limit")
         result, _, trace = encode_failure(error, UNBOUNDED).partition(b"\n")
         if trace:
-            log.error("%s failed %s", execution.reserved.key, trace.decode(errors="replace"))
+            about = journal.about(execution.reserved.traceparent)
+            log.error("%s failed %s", execution.reserved.key, trace.decode(errors="replace"), extra=about)
         execution.end(ERROR, result, -1)
 
     def drop_files(self, reserved: Reserved) -> None:
@@ -186,12 +189,13 @@ class _Horse:
 def _printing_for(context: Reports) -> Iterator[None]:
     """What is printed meanwhile is the task's log, as in an executor."""
     streams, copies = (sys.stdout, sys.stderr), Copies()
-    Printed.install(lambda: copies.is_one).begin(context.lines)
+    Printed.install(lambda: copies.is_one).begin(context)
     try:
         yield
     finally:
         sys.stdout, sys.stderr = streams
-        context.end_log()
+        if context.has_log:
+            context.end_log()
 
 
 class _Execution:

@@ -40,6 +40,8 @@ class Writer:
         self._log = Logbook()
         self._log_lines = log_lines
         self._log_hold: asyncio.TimerHandle | None = None
+        self._log_waiters: list[asyncio.Future[None]] = []
+        self._is_sending_log = False
         self.idle = asyncio.Event()
         self.idle.set()
 
@@ -84,6 +86,16 @@ class Writer:
         if self._log_hold is None:
             self._log_hold = asyncio.get_running_loop().call_later(LOG_HOLD, self._end_log_hold)
 
+    async def log_written(self) -> None:
+        """Returns when the log lines that have been queued are written: a task that goes back must not leave them here,
+        for then it belongs to somebody else.
+        """
+        if self._log or self._is_sending_log:
+            written = asyncio.get_running_loop().create_future()
+            self._log_waiters.append(written)
+            self._wake.set()
+            await written
+
     def _end_log_hold(self) -> None:
         self._log_hold = None
         self._wake.set()
@@ -93,12 +105,16 @@ class Writer:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            while self._waiting or self._log:
+            while self._waiting or self._log or self._log_waiters:
                 batch, self._waiting = self._waiting[:MOST_A_TRIP], self._waiting[MOST_A_TRIP:]
                 self._last_progress.clear()
                 # What was said before these statuses goes before them: who hears of a task's end finds all of its log.
+                waiters, self._log_waiters = self._log_waiters, []
                 if said := self._log.take():
                     await self._send_log(said)
+                for waiter in waiters:
+                    if not waiter.done():
+                        waiter.set_result(None)
                 if batch:
                     await self._send(batch)
                     self._on_trip()
@@ -117,7 +133,9 @@ class Writer:
                 then(written)
 
     async def _send_log(self, writes: list[LogWrite]) -> None:
+        self._is_sending_log = True
         kept = await insist(lambda: self._append_log(writes), f"write log lines of {len(writes)} tasks")
+        self._is_sending_log = False
         for write, was_kept in zip(writes, kept or (), strict=False):
             if not was_kept:
                 log.info("%s log refused attempt=%d: the task is another's by now, or over", write.key, write.attempt)

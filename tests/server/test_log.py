@@ -359,12 +359,14 @@ async def test_a_bell_that_is_lost_is_made_up_for(store: Redis, feed: Feed, monk
     assert await follower.take(0.01) == []
     monkeypatch.setattr(feed, "dispatch", lambda message: None)
     await append(store, worker.lines(task, "a"))
-    assert lines_of(await follower.take(5)) == ["a"]
+    async with asyncio.timeout(5):
+        assert lines_of(await follower.take(30)) == ["a"]
     line = parse_line(task.line).ended(SUCCESS, b"1", timestamp()).line()
     await append(store, worker.lines(task, "b"))
     await tasks.update(store, "w", [Write(task.key, 1, SUCCESS, line)], life=LIFE)
-    assert lines_of(await follower.take(5)) == ["b"]
-    assert await follower.take(5) == []
+    async with asyncio.timeout(5):
+        assert lines_of(await follower.take(30)) == ["b"]
+        assert await follower.take(30) == []
     assert follower.ended
 
 

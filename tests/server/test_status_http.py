@@ -82,7 +82,8 @@ async def test_details_add_what_the_client_asked_for(client: Client) -> None:
     detailed = (await client.status(status["key"], details=True))[0]
     worker, expires = detailed.pop("worker"), datetime.fromisoformat(detailed.pop("expires"))
     assert detailed == status | {
-        "task_name": "hello", "parameters": {"name": "Ann"}, "task_metas": metas, "attempt": 1
+        "task_name": "hello", "parameters": {"name": "Ann"}, "task_metas": metas, "attempt": 1,
+        "traceparent": None,
     }  # fmt: skip
     assert isinstance(worker, str)
     assert worker
@@ -95,7 +96,8 @@ async def test_details_of_a_task_that_never_ran_and_of_none(client: Client) -> N
     answer = await ask(client.session, "GET", f"/v1/status?tasks={key}&tasks={UNKNOWN}&details=1")
     wrong, lost = answer.json
     assert wrong.keys() == {
-        "status", "key", "events", "result", "task_name", "parameters", "task_metas", "attempt", "worker", "expires"
+        "status", "key", "events", "result", "task_name", "parameters", "task_metas", "attempt", "worker", "expires",
+        "traceparent",
     }  # fmt: skip
     members = ("task_name", "parameters", "task_metas", "attempt", "worker")
     assert [wrong[name] for name in members] == ["test.echo", {"nubmer": 3}, None, 0, None]

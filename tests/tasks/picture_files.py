@@ -43,6 +43,8 @@ class FakeContext:
     reports: list[Any] = field(default_factory=list)
     key: str = "k"
     attempt: int = 1
+    traceparent: str | None = None
+    lines: list[str] = field(default_factory=list)
 
     def add(self, name: str, content: bytes | Image.Image | Pixels, **options: Any) -> str:
         """Puts a file on the web: bytes as they are, pictures saved in the format that `name` ends with."""
@@ -55,6 +57,9 @@ class FakeContext:
         url = f"http://files.com/{name}"
         self.files[url] = path
         return url
+
+    def log(self, *values: Any) -> None:
+        self.lines.append(" ".join(map(str, values)))
 
     def fetch(self, url: str) -> Path:
         self.fetched.append(url)

@@ -21,13 +21,14 @@ class Said:
 
     def __init__(self) -> None:
         self.frames: list[bytes] = []
+        self._lines = LogLines(self.frames.append, LIMIT)
 
     @property
     def texts(self) -> list[str]:
         return [line.split(b" ", 1)[1].decode() for frame in self.frames for line in frame.split(b"\n")]
 
     def lines(self) -> LogLines:
-        return LogLines(self.frames.append, LIMIT)
+        return self._lines
 
 
 @pytest.mark.parametrize(
@@ -156,8 +157,7 @@ async def test_each_of_many_async_tasks_prints_into_its_own_log() -> None:
     said = [Said() for _ in range(5)]
 
     async def speak(number: int) -> None:
-        lines = said[number].lines()
-        printed.begin_here(lambda: lines)
+        printed.begin_here(said[number])
         for word in ("one", "two"):
             printed.write(f"{number} ")
             await asyncio.sleep(0)
@@ -175,7 +175,7 @@ def test_what_a_copy_or_a_leftover_thread_prints_goes_where_it_went_before() -> 
     stream, said, is_copy = io.StringIO(), Said(), False
     printed = Printed(stream, lambda: is_copy)
     lines = said.lines()
-    printed._only = lambda: lines
+    printed._only = said
     printed.write("a task's\n")
     is_copy = True
     printed.write("a copy's\n")

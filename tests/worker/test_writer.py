@@ -155,3 +155,24 @@ async def test_lines_of_a_late_worker_are_refused(redis_url: str, caplog: pytest
     assert f"{task.key} log refused attempt=1" in caplog.text
     assert await redis.command("EXISTS", names.LOG + task.key) == 0
     await redis.close()
+
+
+async def test_a_task_that_goes_back_leaves_none_of_its_lines_behind(redis_url: str) -> None:
+    redis = Meddled(redis_url)
+    task, other = await taken(redis), await taken(redis)
+    writer = Writer(redis, "w", 100, lambda: None)
+    running = asyncio.create_task(writer.run())
+    async with asyncio.timeout(5):
+        await writer.log_written()  # there are none
+        writer.write_log(task.key, 1, 60, b"1 one")
+        redis.before["log"] = lambda: writer.write_log(other.key, 1, 60, b"2 two")
+        await writer.log_written()
+        await tasks.give_back(redis, "w", [(task.key, 1)])
+        await writer.log_written()
+        await tasks.give_back(redis, "w", [(other.key, 1)])
+    running.cancel()
+    for key, text in ((task.key, "one"), (other.key, "two")):
+        page = await logs.read_log(redis, key)
+        assert page is not None
+        assert [line.text for line in page.lines] == [text]
+    await redis.close()

@@ -1,7 +1,8 @@
 -- Put in front of every script, after the names. What happens to a task when it changes hands or ends.
 -- Speed: each task is read once a script (`read`), what many tasks do to the same key is sent together (`commit`), and
 -- a task's small values share two fields, since a script pays half a microsecond for each field that it reads or writes:
---   facts  'MAX ACCOUNT REUSE': most attempts, account, digest for single flight or ''; they never change
+--   facts  'MAX ACCOUNT REUSE', or with ' TRACEPARENT': most attempts, account, digest for single flight or '', the
+--          caller's place in a trace; they never change
 --   state  'ATTEMPT SEQ PHASE OWNER FEEDS': the phase is w (waiting), r (a worker has it) or e (ended)
 
 local now  -- a script's time stands still
@@ -175,11 +176,11 @@ local function read(key, whole)
   else f = redis.pcall('HMGET', TASK .. key, 'state', 'facts', 'line', 'origin') end
   if f.err then return nil end
   local attempt, seq, phase, owner, feeds = string.match(f[1] or '', '^(%d+) (%d+) ([wre]) (%S*) (%S*)$')
-  local max, account, reuse = string.match(f[2] or '', '^(%d+) ([%w_-]*) ([%w_-]*)$')
+  local max, account, reuse, trace = string.match(f[2] or '', '^(%d+) ([%w_-]*) ([%w_-]*) ?([%w-]*)$')
   if not (attempt and max and f[3] and f[4]) or #attempt > 9 or #seq > 9 or #max > 9 then return nil end
   if whole and not (f[5] and f[6]) then return nil end
   known[key] = {key = key, attempt = attempt, seq = seq, phase = phase, final = phase == 'e', owner = owner, feeds = feeds,
-    max = max, account = account, reuse = reuse, line = f[3], queue = f[4], name = f[5], params = f[6]}
+    max = max, account = account, reuse = reuse, trace = trace, line = f[3], queue = f[4], name = f[5], params = f[6]}
   return known[key]
 end
 

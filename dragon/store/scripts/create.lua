@@ -1,7 +1,7 @@
 -- Creates tasks for one request or several; all tasks of a request or none: limits, Idempotency-Key, single flight,
 -- queues, feed.
 -- ARGV   1 date for RQ, 2 life of an ended task in seconds, 3 when the callers have given up (unix time) or '', then
---        requests: account, feed id or '', idempotency digest or '', digest of the request,
+--        requests: account, feed id or '', traceparent or '', idempotency digest or '', digest of the request,
 --        most queued, most a minute, most bytes stored ('' = unlimited), number of tasks,
 --        then 11 a task: key, line, final '1' or '', name, params, metas, queue, max attempts, timeout s,
 --        RQ's life of an ended job in seconds, reuse digest or ''
@@ -11,7 +11,7 @@
 --   {'conflict'}: the Idempotency-Key was used with another request, {'late'}: nobody waits any more.
 local rq_date, life = ARGV[1], ARGV[2]
 local is_late = ARGV[3] ~= '' and unix_time() > tonumber(ARGV[3])
-local HEAD, STRIDE = 8, 11
+local HEAD, STRIDE = 9, 11
 local queues = {}
 
 local function present_values(answer, key, feed)
@@ -53,11 +53,11 @@ local function limit_reached(account, most_queued, most_a_minute, most_bytes, qu
 end
 
 -- Creates the task whose arguments begin behind `i`.
-local function create(i, account, feed)
+local function create(i, account, feed, trace)
   local key, line, final, name, params, metas, queue, max_attempts, timeout, rq_life, reuse = unpack(ARGV, i + 1, i + STRIDE)
   final = final == '1'
   redis.call('HSET', TASK .. key, 'state', final and '0 1 e  ' or '0 1 w  ' .. feed,
-    'facts', max_attempts .. ' ' .. account .. ' ' .. reuse, 'line', line, 'params', params,
+    'facts', max_attempts .. ' ' .. account .. ' ' .. reuse .. trace, 'line', line, 'params', params,
     'origin', queue, 'status', final and 'failed' or 'queued', 'description', name,
     'data', '["dragon.worker.rq_job.run",null,["' .. key .. '"],{}]', 'timeout', timeout, 'created_at', rq_date,
     'enqueued_at', rq_date, 'result_ttl', rq_life, 'failure_ttl', rq_life)
@@ -75,7 +75,8 @@ end
 
 -- One request whose arguments begin behind `at`.
 local function create_all(at)
-  local account, feed, idempotency, request, most_queued, most_a_minute, most_bytes, count = unpack(ARGV, at + 1, at + HEAD)
+  local account, feed, trace, idempotency, request, most_queued, most_a_minute, most_bytes, count =
+    unpack(ARGV, at + 1, at + HEAD)
   if is_late then return {'late'} end
   local answer = idempotency ~= '' and repeated(idempotency, request, feed)
   if answer then return answer end
@@ -99,7 +100,7 @@ local function create_all(at)
   local all_new = created == #keys
   answer = {all_new and 'new' or 'ok'}
   for i = first, last, STRIDE do
-    if is_new[i] then create(i, account, feed) end
+    if is_new[i] then create(i, account, feed, trace == '' and '' or ' ' .. trace) end
     if not all_new then present_values(answer, keys[(i - first) / STRIDE + 1], feed) end
   end
   if idempotency ~= '' then

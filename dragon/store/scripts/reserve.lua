@@ -5,7 +5,8 @@
 --        then 3 a task name: name, 'a' (async) or 's', measured duration in ms or '' when not yet known
 -- Returns {suspended '1' or 'gone' or '', left '1' or '' (something waits that has no free place),
 --         which of the queues are paused (comma separated), tasks ...},
---         5 values a task: key, attempt, name, params, line; attempt 0: not dragon's or over, dropped.
+--         5 values a task: key, attempt (and, where there is one, ' TRACEPARENT'), name, params, line;
+--         attempt 0: not dragon's or over, dropped.
 local worker, rq_date = ARGV[1], ARGV[2]
 local ahead = {s = tonumber(ARGV[5]), a = tonumber(ARGV[6])}
 local places = {s = tonumber(ARGV[3]), a = tonumber(ARGV[4])}
@@ -41,13 +42,14 @@ local function drop(queue, key, task)
     redis.call('ZADD', RQ_FAILED .. queue, unix_time() + (life > 0 and life or 86400), key)
     if not task then redis.call('HSET', TASK .. key, 'ended_at', rq_date, 'exc_info', 'not a dragon task') end
   end
-  give(key, 0, '', '', '')
+  give(key, '0', '', '', '')
 end
 
 local function reserve(queue, task)
   take(task, worker, 'status', 'started', 'started_at', rq_date, 'worker_name', worker)
   later('ZADD', RQ_WIP .. queue, '+inf', task.key .. ':' .. task.attempt)
-  give(task.key, task.attempt, task.name, task.params, task.line)
+  local attempt = task.trace == '' and task.attempt or task.attempt .. ' ' .. task.trace
+  give(task.key, attempt, task.name, task.params, task.line)
 end
 
 -- The task that a key in a queue's list stands for, and whether it may be taken. One of another queue is none: it is not
