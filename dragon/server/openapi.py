@@ -12,22 +12,23 @@ from typing import Any
 from dragon import __version__
 from dragon.config import Config
 from dragon.definition import NAME_LIMIT, RESERVED
+from dragon.server.examples import Places, call_samples, demo_definition, task_samples
 from dragon.task import Registry, Task
 
 Schema = dict[str, Any]
 
 _KEY_PATTERN = "^[A-Z2-7]{26}$"
-_EXAMPLE_KEY = "6GRQ3H5EHU7GXUTIOSS2GUDPGQ"
-_QUEUED = {"status": "queued", "key": _EXAMPLE_KEY, "events": {"queued": "2013-04-03T15:47:27.703674+00:00"}}
+EXAMPLE_KEY = "6GRQ3H5EHU7GXUTIOSS2GUDPGQ"
+_QUEUED = {"status": "queued", "key": EXAMPLE_KEY, "events": {"queued": "2013-04-03T15:47:27.703674+00:00"}}
 _FAILED = {
     "status": "error",
-    "key": _EXAMPLE_KEY,
+    "key": EXAMPLE_KEY,
     "events": {"queued": "2013-04-03T15:47:27.703717+00:00", "completed": "2013-04-03T15:47:27.729026+00:00"},
     "result": "File 'http://files.com/cat.jpeg' is not a valid image file",
 }
 _FINAL = {
     "status": "success",
-    "key": _EXAMPLE_KEY,
+    "key": EXAMPLE_KEY,
     "events": {
         "queued": "2013-04-03T15:47:27.703674+00:00",
         "started": "2013-04-03T15:47:27.707526+00:00",
@@ -62,7 +63,7 @@ _TAGS = {
 
 def demo_secret(config: Config) -> str:
     """The secret key for examples: the demo account's, which everybody knows, where there may be a demo account."""
-    return "123456" if config.listens_on_loopback else "YOUR-SECRET-KEY"
+    return Places.of(config).secret
 
 
 def build_document(config: Config, registry: Registry) -> dict[str, Any]:
@@ -80,7 +81,7 @@ def build_document(config: Config, registry: Registry) -> dict[str, Any]:
         "tags": [{"name": name, "description": text} for name, text in _TAGS.items()],
         "paths": _paths(config),
         "components": {
-            "schemas": _schemas(config) | _task_schemas(tasks),
+            "schemas": _schemas(config) | _task_schemas(Places.of(config), tasks),
             "responses": _RESPONSES,
             "headers": _HEADERS,
             "securitySchemes": _SECURITY_SCHEMES,
@@ -109,7 +110,7 @@ _KEY: Schema = {
     "type": "string",
     "pattern": _KEY_PATTERN,
     "description": "A task's key: 16 random bytes in unpadded base32.",
-    "examples": [_EXAMPLE_KEY],
+    "examples": [EXAMPLE_KEY],
 }
 _FLAG: Schema = {"enum": [True, False, "true", "false", 1, 0, "1", "0", None], "default": False}
 _CREDENTIALS: Schema = {
@@ -228,7 +229,7 @@ _CATALOGUE_ENTRY = _object(
 # --- The tasks' own schemas -------------------------------------------------------------------------------------------
 
 
-def _task_schemas(tasks: list[Task]) -> dict[str, Schema]:
+def _task_schemas(places: Places, tasks: list[Task]) -> dict[str, Schema]:
     """Three components for each task: its parameters, its result, and the definition that a client posts."""
     components: dict[str, Schema] = {}
     for task in tasks:
@@ -237,7 +238,7 @@ def _task_schemas(tasks: list[Task]) -> dict[str, Schema]:
         parameters = _hoisted(entry["parameters"], f"{name}.parameters", components)
         components[f"{name}.parameters"] = parameters
         components[f"{name}.result"] = _hoisted(entry["result"], f"{name}.result", components)
-        components[name] = _definition(task, parameters)
+        components[name] = _with_examples(places, _definition(task, parameters))
     components["TaskDefinition"] = _any_definition(tasks)
     return components
 
@@ -265,6 +266,11 @@ def _definition(task: Task, parameters: Schema) -> Schema:
         additionalProperties=False,
         **{"x-task": {"output_files": list(task.outputs), "timeout": task.timeout, "max_attempts": task.max_attempts}},
     )
+
+
+def _with_examples(places: Places, definition: Schema) -> Schema:
+    example = {"task_name": definition["properties"]["task_name"]["const"], **demo_definition(places, definition)}
+    return definition | {"examples": [example], "x-codeSamples": task_samples(places, definition)}
 
 
 def _any_definition(tasks: list[Task]) -> Schema:
@@ -442,7 +448,9 @@ def _paths(config: Config) -> dict[str, Any]:
             parameters = [*_path_parameters(path), *operation.get("parameters", [])]
             placed = operation | ({"parameters": parameters} if parameters else {})
             placed["operationId"] = _operation_id(method, path)
-            _add_curl(config, placed, path)
+            name = f"{method.upper()} {names[0]}"
+            samples = call_samples(Places.of(config), name, path, placed, placed.pop("curl"))
+            placed |= {"x-codeSamples": samples} if samples else {}
             paths.setdefault(path, {})[method] = placed
     return paths
 
@@ -465,16 +473,6 @@ def _operation(
     full = {"503": _ref("Full", "responses")}  # on any path; most can have it for other reasons too
     operation["responses"] = dict(sorted((full | answers | common).items()))
     return operation | {"curl": curl}
-
-
-def _add_curl(config: Config, operation: dict[str, Any], path: str) -> None:
-    """`$ADDRESS`, `$SECRET` and `$PATH` of the example become what they are on this server."""
-    lines = operation.pop("curl")
-    filled_path = path.replace("{filename}", "thumb.jpg")
-    for place, value in (("ADDRESS", config.public_url), ("SECRET", demo_secret(config)), ("PATH", filled_path)):
-        lines = lines.replace(f"${place}", value)
-    if lines:
-        operation["x-codeSamples"] = [{"lang": "Shell", "label": "curl", "source": lines}]
 
 
 def _operation_id(method: str, path: str) -> str:
@@ -526,7 +524,8 @@ _TASK_KEYS = _query(
 )
 _TEXT_FLAG: Schema = {"enum": ["true", "false", "1", "0", ""], "default": "false"}
 _HELLO = {"tasks": [{"task_name": "hello", "name": "John"}, {"task_name": "hello", "name": "Jane"}]}
-_ONE_KEY = {"tasks": [_EXAMPLE_KEY]}
+_LIVE = {"tasks": [{"task_name": "hello", "name": "John"}, {"task_name": "countdown", "from": 10, "delay": 0.3}]}
+_ONE_KEY = {"tasks": [EXAMPLE_KEY]}
 _MAKE_KEY = """KEY=$(curl -s $ADDRESS/v1/create -H 'Authorization: Secret $SECRET' \\
   -d '{"tasks": {"task_name": "countdown"}}' | grep -o '[A-Z2-7]\\{26\\}')
 """
@@ -569,10 +568,10 @@ def _task_calls(config: Config) -> Iterator[_Call]:
   -d '{"tasks": [{"task_name": "hello", "name": "John"}, {"task_name": "countdown"}]}'""",
             security=_BY_HEADER_OR_BODY,
             parameters=[_IDEMPOTENCY_KEY],
-            requestBody=_body("CreateStreamBody", _HELLO),
+            requestBody=_body("CreateStreamBody", _LIVE),
         ),
     )
-    block = _query("block", "Answer when all are final, or when `timeout` is over.", _TEXT_FLAG)
+    block = _query("block", "Answer when all are final, or when `timeout` is over.", _TEXT_FLAG, example="true")
     timeout = _query("timeout", "In seconds.", {"type": "number", "minimum": 0, "default": config.server.block_timeout})
     more = _query("details", "Add task_name, parameters, task_metas, attempt, worker and expires.", _TEXT_FLAG)
     found = _answer(
@@ -670,7 +669,7 @@ def _file_calls(config: Config) -> Iterator[_Call]:
             """curl -L -o thumb.jpg $ADDRESS$PATH -H 'Authorization: Secret $SECRET' \\
   -d '{"task": {"task_name": "image.thumb", "width": 480, "url": "$ADDRESS/static/sample.jpg"}}'""",
             security=_BY_HEADER_OR_BODY,
-            requestBody=_body("CreateFileBody", {"task": {"task_name": "image.thumb", "url": sample}}),
+            requestBody=_body("CreateFileBody", {"task": {"task_name": "image.thumb", "width": 480, "url": sample}}),
         ),
     )
     yield (
@@ -688,8 +687,14 @@ def _file_calls(config: Config) -> Iterator[_Call]:
   "$ADDRESS$PATH?task_name=image.thumb&width=480&url=$ADDRESS/static/sample.jpg\"""",
             security=_ANYWHERE,
             parameters=[
-                _query("task_name", "The task's name.", {"type": "string", "examples": ["image.thumb"]}, required=True),
-                _query("parameters", "The task's parameters, each by its own name.", {"type": "object"}, explode=True),
+                _query("task_name", "The task's name.", {"type": "string"}, required=True, example="image.thumb"),
+                _query(
+                    "parameters",
+                    "The task's parameters, each by its own name.",
+                    {"type": "object"},
+                    explode=True,
+                    example={"width": 480, "url": sample},
+                ),
                 *_SIGNATURE,
             ],
         ),
