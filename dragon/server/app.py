@@ -18,6 +18,7 @@ from dragon.feed import Feed
 from dragon.files import open_files
 from dragon.processes import calm_collector
 from dragon.server.answers import answer_errors
+from dragon.server.client_files import ClientFiles
 from dragon.server.health import Health
 from dragon.server.outputs import Outputs
 from dragon.server.pages import Pages
@@ -59,6 +60,7 @@ def create_app(config: Config, redis_url: str) -> web.Application:
     app.add_routes(Outputs(files, config.files.life, room.files).routes())
     app.add_routes(Health(service, tally).routes())
     app.add_routes(Pages(config, registry).routes())
+    app.add_routes(ClientFiles(registry).routes())
 
     async def run_feed(_app: web.Application) -> AsyncIterator[None]:
         with contextlib.suppress(Unavailable):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from typing import Any
 
 from dragon import __version__
@@ -117,6 +118,13 @@ _CREDENTIALS: Schema = {
     "secret": {"type": ["string", "null"], "description": "A secret key, unless it is in the Authorization header."},
     "api_key": {"type": ["string", "null"], "description": "An api key, unless it is in the Authorization header."},
 }
+_REPEATABLE: Schema = {
+    "idempotency_key": {
+        "type": ["string", "null"],
+        "maxLength": 255,
+        "description": "As the header Idempotency-Key, which wins; a page that sends it here needs no preflight.",
+    },
+}
 
 
 def _timeout(config: Config) -> Schema:
@@ -143,8 +151,8 @@ def _schemas(config: Config) -> dict[str, Schema]:
             description="Any error but a 400: one sentence for the reader.",
         ),
         "ParameterErrors": _PARAMETER_ERRORS,
-        "CreateBody": _object({"tasks": definitions, **waiting, **_CREDENTIALS}, ["tasks"]),
-        "CreateStreamBody": _object({"tasks": definitions, **_CREDENTIALS}, ["tasks"]),
+        "CreateBody": _object({"tasks": definitions, **waiting, **_REPEATABLE, **_CREDENTIALS}, ["tasks"]),
+        "CreateStreamBody": _object({"tasks": definitions, **_REPEATABLE, **_CREDENTIALS}, ["tasks"]),
         "CreateFileBody": _object({"task": _ref("TaskDefinition"), **_CREDENTIALS}, ["task"]),
         "StatusBody": _object({"tasks": keys, **waiting, "details": details}, ["tasks"]),
         "StatusStreamBody": _object({"tasks": keys}, ["tasks"]),
@@ -443,7 +451,8 @@ _ANYWHERE = [*_BY_HEADER, {"secretQuery": []}, {"apiKeyQuery": []}, {}]
 
 def _paths(config: Config) -> dict[str, Any]:
     paths: dict[str, Any] = {}
-    for names, method, operation in [*_task_calls(config), *_file_calls(config), *_server_calls(), *_page_calls()]:
+    calls = (_task_calls(config), _file_calls(config), _server_calls(), _client_calls(), _page_calls())
+    for names, method, operation in chain.from_iterable(calls):
         for path in names:
             parameters = [*_path_parameters(path), *operation.get("parameters", [])]
             placed = operation | ({"parameters": parameters} if parameters else {})
@@ -804,6 +813,24 @@ def _server_calls() -> Iterator[_Call]:
             "curl $ADDRESS$PATH",
         ),
     )
+
+
+def _client_calls() -> Iterator[_Call]:
+    script, types = "text/javascript", "application/typescript"
+    for path, media, summary, text in (
+        ("/v1/dragon.js", script, "The JavaScript client", "One ES module without dependencies, for pages and Node."),
+        ("/v1/dragon-elements.js", script, "Custom elements", "`<dragon-img>` and `<dragon-progress>`, on the client."),
+        ("/v1/dragon.d.ts", types, "The client's types", "For TypeScript, and for editors."),
+        (
+            "/v1/tasks.d.ts",
+            types,
+            "The types of this server's tasks",
+            "Beside dragon.d.ts, `dragon.run` knows them all.",
+        ),
+    ):
+        file = _answer("The file.", _content({"type": "string"}, media), ["ETag", "Cache-Control"])
+        answers = {"200": file, "304": "NotModified"}
+        yield (path,), "get", _operation("server", summary, text, answers, "curl -O $ADDRESS$PATH")
 
 
 def _page_calls() -> Iterator[_Call]:

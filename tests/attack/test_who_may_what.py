@@ -294,6 +294,8 @@ class Row:
         return judge(sent, takes_body=self.kind in ("posts", "streams", "file"), takes_query=is_get, keyless=is_get)
 
 
+CLIENT_FILES = ("/v1/dragon.js", "/v1/dragon-elements.js", "/v1/dragon.d.ts", "/v1/tasks.d.ts")
+
 # Every route of the application; `open` needs no credentials, and says so whatever is sent.
 ROWS: dict[tuple[str, str], Row] = {
     ("POST", "/v1/create"): Row("posts", "/v1/create", {"tasks": HELLO}),
@@ -319,7 +321,7 @@ ROWS: dict[tuple[str, str], Row] = {
     ("HEAD", "/static/{name}"): Row("open", "/static/page.css"),
     **{
         (method, path): Row("open", path)
-        for path in ("/v1/tasks", "/healthz", "/readyz", "/metrics", "/", "/docs", "/openapi.json")
+        for path in ("/v1/tasks", "/healthz", "/readyz", "/metrics", "/", "/docs", "/openapi.json", *CLIENT_FILES)
         for method in ("GET", "HEAD")
     },
 }

@@ -346,6 +346,10 @@ CALLS: list[tuple[str, str, Any, bool, int]] = [
     ("GET", "/docs", None, False, 200),
     ("GET", "/static/page.css", None, False, 200),
     ("GET", "/static/nothing", None, False, 404),
+    ("GET", "/v1/dragon.js", None, False, 200),
+    ("GET", "/v1/dragon-elements.js", None, False, 200),
+    ("GET", "/v1/dragon.d.ts", None, False, 200),
+    ("GET", "/v1/tasks.d.ts", None, False, 200),
 ]
 
 
