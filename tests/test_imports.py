@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -29,7 +31,7 @@ GROUPS = [
     ),
     ("stores", {"connections", "embedded", "redis_check", "store", "files", "fetch"}),
     ("rules", {"queue", "auth", "feed", "streams", "service"}),
-    ("edges", {"server", "worker", "supervisor", "cli", "__main__"}),
+    ("edges", {"client", "server", "worker", "supervisor", "cli", "__main__"}),
 ]
 #: Strangers that meet in Redis, each with what it may not import although it stands in the same group.
 STRANGERS = {"server": {"worker", "cli", "supervisor"}, "worker": {"server", "cli", "supervisor"}}
@@ -69,6 +71,17 @@ def test_imports_point_down(path: Path) -> None:
 def test_tasks_import_nothing_of_dragon_but_dragon_task() -> None:
     for path in (ROOT / "tasks").rglob("*.py"):
         assert imported(path) <= {"dragon.task"}, path
+
+
+def test_the_client_imports_nothing_that_needs_more_than_the_standard_library() -> None:
+    for path in (ROOT / "dragon" / "client").rglob("*.py"):
+        strangers = {name for name in imported(path) if not name.startswith("dragon.client")}
+        assert strangers <= {"dragon.errors", "dragon.signing"}, path
+    loaded = "import sys, dragon.client; print(*sys.modules)"
+    modules = subprocess.run([sys.executable, "-c", loaded], cwd=ROOT, capture_output=True, text=True, check=True)
+    heads = {name.partition(".")[0] for name in modules.stdout.split()}
+    assert heads.isdisjoint({"aiohttp", "asyncio", "click", "orjson", "pydantic", "redis", "rq", "yarl"})
+    assert heads >= {"dragon", "http"}
 
 
 def test_the_core_knows_nothing_of_http_paths() -> None:
