@@ -23,7 +23,10 @@ const plain = globalThis.fetch;
 globalThis.fetch = (url, options = {}) => {
   const headers = new Headers(options.headers);
   headers.set("Origin", "http://localhost");
-  return plain(url, { ...options, headers });
+  return plain(url, { ...options, headers }).then((response) => {
+    if (response.status < 400) return response;
+    throw new Error(`the example's call of ${url} was answered with ${response.status}`);
+  });
 };
 """
 _SERVER_MODULE = re.compile(r'from "(https?://[^"]+/v1/dragon\.js)"')

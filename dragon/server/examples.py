@@ -41,7 +41,13 @@ class Places(NamedTuple):
     def fill(self, text: str, path: str = "") -> str:
         for name, value in (("ADDRESS", self.address), ("SECRET", self.secret), ("API_KEY", self.api_key)):
             text = text.replace(f"${name}", value)
-        return text.replace("$PATH", path.replace("{filename}", "thumb.jpg"))
+        for name, value in _PATH_VALUES.items():
+            path = path.replace(f"{{{name}}}", value)
+        return text.replace("$PATH", path)
+
+
+#: What stands in a path of an example; a task's key is made by the example itself.
+_PATH_VALUES = {"filename": "thumb.jpg", "name": "sample.jpg", "queue": "default"}
 
 
 _JS_CLIENT = """\
@@ -232,8 +238,16 @@ def _fetch(name: str, operation: Mapping[str, Any]) -> str:
     if body is not None:
         options.append(f"body: JSON.stringify({JAVASCRIPT.write(body, '  ')})")
     given = ", {{\n  {}\n}}".format(",\n  ".join(options)) if options else ""
-    read = "json" if "application/json" in _media_types(operation) else "text"
-    return f'const response = await fetch("$ADDRESS$PATH"{given});\nconsole.log(await response.{read}());'
+    read = next((read for media, read in _READ.items() if media in _media_types(operation)), _READ["text/plain"])
+    return f'const response = await fetch("$ADDRESS$PATH"{given});\nconsole.log({read});'
+
+
+#: How JavaScript reads an answer.
+_READ = {
+    "application/json": "await response.json()",
+    "*/*": '(await response.blob()).size, "bytes"',
+    "text/plain": "await response.text()",
+}
 
 
 def _low_level(name: str, operation: Mapping[str, Any]) -> str:

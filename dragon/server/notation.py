@@ -17,6 +17,7 @@ class Notation(NamedTuple):
     scalar: Callable[[Any], str]
     space: str  # inside the braces of an object
     comma: str  # after the last part of what stands on several lines
+    step: str  # of indentation
 
     def write(self, value: Any, indent: str = "") -> str:
         """The value; lines after the first begin with `indent`."""
@@ -25,7 +26,7 @@ class Notation(NamedTuple):
         flat = self._flat(value)
         if len(flat) + len(indent) <= WIDTH or not value:
             return flat
-        inner = indent + "  "
+        inner = indent + self.step
         parts = ",\n".join(inner + part for part in self._parts(value, inner))
         opening, closing = "{}" if isinstance(value, dict) else "[]"
         return f"{opening}\n{parts}{self.comma}\n{indent}{closing}"
@@ -56,6 +57,6 @@ def _python_scalar(value: Any) -> str:
     return _json(value) if isinstance(value, str) else repr(value)
 
 
-JSON = Notation(_json, _json, "", "")
-JAVASCRIPT = Notation(_javascript_name, _json, " ", ",")
-PYTHON = Notation(_json, _python_scalar, "", ",")
+JSON = Notation(_json, _json, "", "", "  ")
+JAVASCRIPT = Notation(_javascript_name, _json, " ", ",", "  ")
+PYTHON = Notation(_json, _python_scalar, "", ",", "    ")

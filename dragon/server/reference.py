@@ -19,6 +19,11 @@ _E = html.escape
 
 _STATUS_TEXTS = {"200": "OK", "204": "No content", "206": "Part", "302": "Redirect", "304": "Not modified"}
 
+_CLIENTS = """\
+The examples in JavaScript are for a page on the account's whitelist; a program in Node gives `secret` instead of \
+`apiKey`. Both clients take up a stream that was cut, lose no status and create no task twice.
+"""
+
 
 def render_reference(document: Mapping[str, Any]) -> str:
     """The contents of the page: a list of contents, the calls by tag, the tasks."""
@@ -62,7 +67,8 @@ class _Reference:
     # --- Calls ---
 
     def _intro(self) -> str:
-        return f"<section class='intro' id='start'>{_paragraphs(self._document['info']['description'])}</section>\n"
+        about = _paragraphs(f"{self._document['info']['description']}\n\n{_CLIENTS}")
+        return f"<section class='intro' id='start'>{about}</section>\n"
 
     def _all_calls(self) -> str:
         return "".join(

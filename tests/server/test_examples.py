@@ -80,6 +80,7 @@ def test_an_example_that_fails_is_noticed(system: System, tmp_path: Path) -> Non
     for language, source in (
         ("Shell", f"curl {system.url}/v1/nothing"),
         ("JavaScript", f"const response = await fetch('{system.url}/healthz'); console.log(nothing);"),
+        ("JavaScript", f"console.log((await fetch('{system.url}/v1/nothing')).status);"),
         ("Python", "print(1)\nraise SystemExit(1)"),
         ("Python", "pass"),
     ):
