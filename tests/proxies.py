@@ -22,16 +22,16 @@ _End = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 class CuttingProxy:
     """Passes bytes on, and ends each connection after some bytes of the server's: anywhere in heads, lines, characters.
 
-    Half of them are reset, half are closed as if nothing more was to come. One in ten requests is lost before the server
-    has it, one in ten of the answers before the client has a byte of it. `rest()` ends all that.
+    Half of them are reset, half are closed as if nothing more was to come. Of ten connections one is lost before the
+    server hears of it, and one before the client has a byte of the answer. `rest()` ends all that.
     """
 
-    def __init__(self, target: str, chance: random.Random, most: int = 2000) -> None:
+    def __init__(self, target: str, chance: random.Random, most: int = 40_000) -> None:
         self.url = ""
         self.cuts = 0
         self._target = urlsplit(target)
         self._chance = chance
-        self._most = most  # bytes of the server's that one connection passes on
+        self._most = most  # bytes of the server's that one connection passes on: more than its longest line has
         self._cuts_no_more = False
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -62,7 +62,7 @@ class CuttingProxy:
                 self.cuts += 1
                 return
             target = await asyncio.open_connection(self._target.hostname, self._target.port)
-            bytes_left = 0 if kind < 0.2 else self._chance.randint(1, self._most)
+            bytes_left = 0 if kind < 0.2 else round(self._most * self._chance.random() ** 3)  # short ones are many
             await self._pass_on((reader, writer), target, bytes_left)
         except (OSError, asyncio.CancelledError):
             pass

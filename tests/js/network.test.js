@@ -12,10 +12,10 @@ const direct = new Dragon({ url: DIRECT, secret });
 test("a proxy that cuts anywhere loses nothing, and doubles nothing", { skip: !CUTTING }, async () => {
   let repetitions = 0;
   const onRetry = () => (repetitions += 1);
-  const { texts, seen, marks } = await throughABadNetwork(Dragon, { url: CUTTING, secret, onRetry }, MARKS, 20);
-  assert.deepEqual(texts, Array.from({ length: 20 }, (_, i) => `Ünïcödé 🐉 ${i} ${"ж".repeat(100)}`));
+  const { texts, seen, marks } = await throughABadNetwork(Dragon, { url: CUTTING, secret, onRetry }, MARKS, 40);
+  assert.deepEqual(texts, Array.from({ length: 40 }, (_, i) => `Ünïcödé 🐉 ${i} ${"ж".repeat(100)}`));
   assert.deepEqual(faultsOf(seen), []);
-  assert.equal(seen.length, 20 + 2 + marks + 1);
+  assert.equal(seen.length, 40 + 2 + marks + 1);
   assert.ok(repetitions > 5, `${repetitions} repetitions: the proxy cut too little`);
   const finals = seen.map((statuses) => statuses.at(-1));
   assert.deepEqual(finals, await direct.status(finals.map((status) => status.key)));
