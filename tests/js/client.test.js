@@ -138,6 +138,18 @@ test("stream flattens its first line, and follow begins with what is", async () 
   for await (const _ of dragon.follow([])) assert.fail();
 });
 
+test("who stops following in the tick in which another begins takes nothing with it", async () => {
+  const [one, two] = await dragon.create([{ task_name: "hello" }, { task_name: "hello" }]);
+  const control = new AbortController();
+  const left = dragon.follow(one.key, { signal: control.signal });
+  control.abort();
+  const last = [];
+  for await (const status of dragon.follow(two.key)) last[0] = status.result;
+  for await (const status of dragon.follow(one.key)) last[1] = status.result;
+  assert.deepEqual(last, ["Hello World", "Hello World"]);
+  await assert.rejects(left.next(), { name: "AbortError" });
+});
+
 test("tasks that are followed twice in one client are read once", async () => {
   const [dragon, requests] = noted();
   const [{ key }] = await dragon.create({ task_name: "countdown", from: 3, delay: 0.3 });

@@ -149,8 +149,8 @@ class DragonProgress extends DragonElement {
     const key = this.getAttribute("task-key");
     if (key && key === this.#key) return;
     this.#stop?.abort();
-    this.#stop = new AbortController();
-    this.#follow(key, this.#stop.signal).catch((error) => this.#stop.signal.aborted || this.fail(error));
+    const { signal } = (this.#stop = new AbortController());
+    this.#follow(key, signal).catch((error) => signal.aborted || this.fail(error));
   }
 
   async #follow(key, signal) {
@@ -177,7 +177,8 @@ class DragonProgress extends DragonElement {
     const percent = Math.round(Math.min(100, Math.max(0, value)));
     this.#bar.style.width = isKnown ? `${percent}%` : "0";
     isKnown ? this.setAttribute("aria-valuenow", percent) : this.removeAttribute("aria-valuenow");
-    this.#say(isKnown ? `${status.status}, ${percent} %` : status.status);
+    const place = status.position ? `queued, number ${status.position}` : status.status;
+    this.#say(isKnown ? `${status.status}, ${percent} %` : place);
     this.dispatchEvent(new CustomEvent("status", { detail: status }));
   }
 
