@@ -24,6 +24,7 @@ declare global {
 
 _SIMPLE = {"string": "string", "integer": "number", "number": "number", "boolean": "boolean", "null": "null"}
 _PLAIN_NAME = re.compile(r"[A-Za-z_$][A-Za-z0-9_$]*", re.ASCII)
+_PLAIN_TYPE = re.compile(r"[A-Za-z0-9_$]+(\[\])*", re.ASCII)
 _BOUNDS = {
     "minimum": "at least {}",
     "exclusiveMinimum": "more than {}",
@@ -99,7 +100,8 @@ class _Types:
         return _union(self.of(member, depth) for member in schema.get("anyOf", schema.get("oneOf")) or ())
 
     def _all_of(self, schema: Schema, depth: int) -> str:
-        return " & ".join(_bracketed(self.of(member, depth)) for member in schema["allOf"])
+        types = [self.of(member, depth) for member in schema["allOf"]]
+        return " & ".join(text if _PLAIN_TYPE.fullmatch(text) else f"({text})" for text in types)
 
     def _typed(self, schema: Schema, depth: int) -> str:
         kind = schema["type"]
@@ -112,7 +114,8 @@ class _Types:
     def _list(self, schema: Schema, depth: int) -> str:
         if "prefixItems" in schema:
             return f"[{', '.join(self.of(item, depth) for item in schema['prefixItems'])}]"
-        return f"{_bracketed(self.of(schema.get('items'), depth))}[]"
+        item = self.of(schema.get("items"), depth)
+        return f"{item}[]" if _PLAIN_TYPE.fullmatch(item) else f"Array<{item}>"
 
     def _object(self, schema: Schema, depth: int) -> str:
         members = list(self._members(schema, depth + 1))
@@ -188,7 +191,3 @@ def _identifier(name: str) -> str:
 
 def _union(types: Iterable[str]) -> str:
     return " | ".join(dict.fromkeys(types)) or "never"
-
-
-def _bracketed(text: str) -> str:
-    return f"({text})" if re.search(r" [|&] ", text) and not text.startswith("{") else text

@@ -24,6 +24,13 @@ class DragonElement extends (globalThis.HTMLElement ?? class {}) {
   static observedAttributes = ["task", "params", "task-key", "api-key", "server", "filename", "alt", "label", "width", "height"];
   #change;
 
+  constructor(display) {
+    super();
+    const sheet = new CSSStyleSheet();
+    sheet.replaceSync(`:host{display:${display}}:host([hidden]){display:none}`);
+    this.attachShadow({ mode: "open" }).adoptedStyleSheets = [sheet];
+  }
+
   connectedCallback() {
     this.attributeChangedCallback();
   }
@@ -63,16 +70,16 @@ class DragonElement extends (globalThis.HTMLElement ?? class {}) {
 
 /** An image that a task makes, or has made before. */
 class DragonImg extends DragonElement {
-  #box = make("span", "", "display:inline-block;position:relative;max-width:100%;overflow:hidden");
+  #box = make("span", "", "display:block;max-width:100%;overflow:hidden");
   #slot = make("slot", "", "");
-  #image = make("img", "image", "display:none;max-width:100%");
+  #image = make("img", "image", "display:none;max-width:100%;vertical-align:top");
   #error = make("span", "error", "display:none");
 
   constructor() {
-    super();
+    super("inline-block");
     this.#error.setAttribute("role", "alert");
     this.#box.append(this.#slot, this.#image, this.#error);
-    this.attachShadow({ mode: "open" }).append(this.#box);
+    this.shadowRoot.append(this.#box);
     this.#image.addEventListener("load", () => this.#show(this.#image, "ready") && this.dispatchEvent(new Event("load")));
     this.#image.addEventListener("error", () => this.#explain(this.#image.src));
   }
@@ -125,9 +132,9 @@ class DragonProgress extends DragonElement {
   #stop;
 
   constructor() {
-    super();
+    super("block");
     this.#track.append(this.#bar);
-    this.attachShadow({ mode: "open" }).append(this.#track, this.#text);
+    this.shadowRoot.append(this.#track, this.#text);
   }
 
   disconnectedCallback() {
@@ -139,12 +146,11 @@ class DragonProgress extends DragonElement {
     for (const [name, value] of [["role", "progressbar"], ["aria-valuemin", 0], ["aria-valuemax", 100]]) this.setAttribute(name, value);
     const label = this.getAttribute("label") ?? this.getAttribute("task") ?? "progress";
     this.setAttribute("aria-label", label);
-    if (!this.style.display) this.style.display = "block";
     const key = this.getAttribute("task-key");
     if (key && key === this.#key) return;
     this.#stop?.abort();
-    this.#stop = new AbortController();
-    this.#follow(key, this.#stop.signal).catch((error) => this.#stop.signal.aborted || this.fail(error));
+    const { signal } = (this.#stop = new AbortController());
+    this.#follow(key, signal).catch((error) => signal.aborted || this.fail(error));
   }
 
   async #follow(key, signal) {
@@ -171,7 +177,8 @@ class DragonProgress extends DragonElement {
     const percent = Math.round(Math.min(100, Math.max(0, value)));
     this.#bar.style.width = isKnown ? `${percent}%` : "0";
     isKnown ? this.setAttribute("aria-valuenow", percent) : this.removeAttribute("aria-valuenow");
-    this.#say(isKnown ? `${status.status}, ${percent} %` : status.status);
+    const place = status.position ? `queued, number ${status.position}` : status.status;
+    this.#say(isKnown ? `${status.status}, ${percent} %` : place);
     this.dispatchEvent(new CustomEvent("status", { detail: status }));
   }
 

@@ -19,16 +19,13 @@ function isNewer(status, seen) {
   return JSON.stringify(status) !== JSON.stringify(seen);
 }
 
-function sentence(result) {
-  const problems = Object.entries(result?.parameters ?? {}).map(([name, texts]) => `${name}: ${texts.join(", ")}`);
-  return problems.join("; ") || (typeof result === "string" ? result : JSON.stringify(result));
-}
-
 export class TaskError extends Error {
   name = "TaskError";
   constructor(status) {
-    super(sentence(status.result));
-    Object.assign(this, { status, key: status.key, parameters: status.result?.parameters ?? {} });
+    const { key, result } = status, parameters = result?.parameters ?? {};
+    const problems = Object.entries(parameters).map(([name, texts]) => `${name}: ${texts.join(", ")}`);
+    super(problems.join("; ") || (typeof result === "string" ? result : JSON.stringify(result)));
+    Object.assign(this, { status, key, parameters });
   }
 }
 
@@ -50,7 +47,7 @@ class Follower {
   isGone = false;
   wake() {}
   push(status) {
-    // Who is far behind gets the newest of each task.
+    // Far behind: the newest of each task.
     if (this.queue.push(status) > 2000 + 2 * this.keys.size) {
       this.queue = [...new Map(this.queue.map((one) => [one.key ?? one.number, one])).values()];
     }
@@ -115,7 +112,7 @@ export class Dragon {
         }
         rest += lines[0];
       }
-      if (rest.trim()) yield JSON.parse(rest); // half a line throws: a cut
+      if (rest.trim()) yield JSON.parse(rest); // throws for half a line
     } finally {
       clearTimeout(timer);
       control.abort();
@@ -312,7 +309,7 @@ export class Dragon {
     if (creates) this.#create(list, options, follower).then(() => follower.end(), (error) => follower.end(error));
     else {
       for (const key of list) {
-        if (!(this.#next.at(-1)?.keys.size < KEYS)) this.#next.push(newPump());
+        if (!(this.#next.at(-1)?.keys.size % KEYS)) this.#next.push(newPump()); // none, left by all, or full
         this.#watch(key, follower, this.#next.at(-1));
       }
       this.#soon(follower.end());
@@ -347,7 +344,7 @@ export class Dragon {
   cancel(key, { signal } = {}) {
     const { secret, apiKey } = this.#options;
     const headers = { Authorization: secret ? `Secret ${secret}` : `Api-Key ${apiKey}` };
-    return this.#ask("tasks/" + key, undefined, signal, { method: "DELETE", headers });
+    return this.#ask(named("tasks", key), undefined, signal, { method: "DELETE", headers });
   }
 
   async file(key, name, { signal } = {}) {
