@@ -44,13 +44,18 @@ def run_python(source: str, folder: Path) -> str:
 
 
 def run_javascript(source: str, folder: Path) -> str:
-    """In Node, as if it were a page on the account's whitelist; Node cannot import from a URL, so that is fetched."""
+    """In Node, as if it were a page on the account's whitelist.
+
+    Node cannot import from a URL, so the module is fetched, and the server that it would know from that is told.
+    """
+    environment = {}
     for address in set(_SERVER_MODULE.findall(source)):
+        environment = {"DRAGON_URL": address.removesuffix("/v1/dragon.js")}
         (folder / "dragon.mjs").write_bytes(_get(address))
         source = source.replace(f'"{address}"', '"./dragon.mjs"')
     (folder / "page.mjs").write_text(_AS_A_PAGE)
     (folder / "example.mjs").write_text(source)
-    return _run([str(NODE), "--import", "./page.mjs", "example.mjs"], folder, {})
+    return _run([str(NODE), "--import", "./page.mjs", "example.mjs"], folder, environment)
 
 
 def _get(address: str) -> bytes:

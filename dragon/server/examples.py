@@ -53,7 +53,7 @@ _PATH_VALUES = {"filename": "thumb.jpg", "name": "sample.jpg", "queue": "default
 _JS_CLIENT = """\
 import { Dragon } from "$ADDRESS/v1/dragon.js";
 
-const dragon = new Dragon({ url: "$ADDRESS", apiKey: "$API_KEY" });
+const dragon = new Dragon({ apiKey: "$API_KEY" });
 """
 _PY_CLIENT = """\
 from dragon.client import Dragon

@@ -10,8 +10,11 @@ from urllib.parse import urlsplit
 
 import axe_playwright_python
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from playwright.async_api import Browser, Locator, Page, expect
 
+from dragon.config import ROOT
 from tests.browser.test_page import Seen
 from tests.system import System
 
@@ -303,3 +306,27 @@ async def test_axe_finds_no_serious_fault(system: System, browser: Browser, sche
     ]
     assert serious == []
     assert len(found["passes"]) > 20, "axe looked at nothing"
+
+
+# --- The quick start --------------------------------------------------------------------------------------------------
+
+
+async def test_the_page_of_the_readme_shows_its_thumbnail_and_its_progress(
+    system: System, browser: Browser, tmp_path: Path
+) -> None:
+    [source] = re.findall(r"^```html example\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    (tmp_path / "hello.html").write_text(source.replace("http://127.0.0.1:8000", system.url))
+    app = web.Application()
+    app.add_routes([web.static("/", tmp_path)])
+    async with TestServer(app, host="127.0.0.1") as server:
+        page = await browser.new_page()
+        seen = Seen.of(page)
+        await page.goto(f"http://127.0.0.1:{server.port}/hello.html")
+        await expect(page.locator("dragon-progress[state=executing]")).to_be_visible()
+        await expect(page.locator("dragon-progress[state=success]")).to_be_visible(timeout=20_000)
+        size = await page.evaluate(
+            "(({ naturalWidth, naturalHeight }) => [naturalWidth, naturalHeight])(document.images[0])"
+        )
+    assert size == [480, 360]
+    assert [complaint for complaint in seen.complaints if "favicon" not in complaint and "404" not in complaint] == []
+    assert len(seen.paths("/v1/create")) == 1
