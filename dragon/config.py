@@ -92,6 +92,8 @@ class LimitsConfig(_Section):
     cpu_seconds: int = Field(300, ge=0)
     file_bytes: int = Field(1 << 30, ge=0)
     processes: int = Field(256, ge=0)
+    log_lines: int = Field(1000, ge=1)
+    log_line_bytes: int = Field(4096, ge=16)
 
 
 class LogConfig(_Section):

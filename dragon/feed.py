@@ -52,30 +52,71 @@ class Follower:
         if line.final:
             self.open.discard(line.key)
         self._pending[line.key] = line.line
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        self._wake()
+
+    def ring(self) -> None:
+        """There is more in a task's log, which is nothing to a follower of statuses."""
 
     def close(self) -> None:
         """Ends the following: what was not taken yet can be, nothing more comes."""
         self.closed = bool(self.open)
         self.open.clear()
+        self._wake()
+
+    def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
     async def take(self, timeout: float) -> list[bytes]:
         """Waits up to `timeout` seconds for lines and takes all there are; an empty list when there were none."""
         if not self._pending and self.open:
-            self._waiter = asyncio.get_running_loop().create_future()
-            try:
-                async with asyncio.timeout(timeout):
-                    await self._waiter
-            except TimeoutError:
-                pass
-            finally:
-                self._waiter = None
+            await self._wait(timeout)
         lines = list(self._pending.values())
         self._pending.clear()
         return lines
+
+    async def _wait(self, timeout: float) -> None:
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            async with asyncio.timeout(timeout):
+                await self._waiter
+        except TimeoutError:
+            pass
+        finally:
+            self._waiter = None
+
+
+class Listener(Follower):
+    """One client that follows the log of a task: it holds nothing, and hears when there may be more to read."""
+
+    __slots__ = ("_rung",)
+
+    def __init__(self, line: Line) -> None:
+        super().__init__([line])
+        self._rung = False
+
+    @property
+    def finished(self) -> bool:
+        """Whether the task has ended, so that nothing is added to its log any more; or the listener was closed."""
+        return not self.open
+
+    def offer(self, line: Line) -> None:
+        if line.key in self.open and line.seq > self.seen[line.key]:
+            self.seen[line.key] = line.seq
+            if line.final:
+                self.open.discard(line.key)
+                self.ring()
+
+    def ring(self) -> None:
+        self._rung = True
+        self._wake()
+
+    async def hear(self, timeout: float) -> bool:
+        """Waits up to `timeout` seconds for the bell; tells whether it rang, or the task ended, since the last time."""
+        if not self._rung and self.open:
+            await self._wait(timeout)
+        rung, self._rung = self._rung or not self.open, False
+        return rung
 
 
 class Feed:
@@ -122,6 +163,8 @@ class Feed:
         try:
             async for message in connections.listen(self._url, [names.FEED + self.id], self._timeout):
                 if message is None:
+                    for key in self._followers:
+                        self._ring(key)
                     await self._read_again()
                 else:
                     self.dispatch(message)
@@ -130,10 +173,15 @@ class Feed:
             await asyncio.gather(reconciling, return_exceptions=True)
 
     def dispatch(self, message: bytes) -> None:
-        """Hands out the lines of one message: `KEY`, `F` when final else `.`, seq, a space, the line."""
+        """Hands out one message's entries: `KEY`, `F` when final else `.`, seq, a space, the line; or a bell, `KEY`,
+        `L` and the number of the newest line in the task's log.
+        """
         for entry in message.split(b"\n"):
             key = entry[:26].decode("ascii", "replace")
             if key not in self._followers:
+                continue
+            if entry[26:27] == b"L":
+                self._ring(key)
                 continue
             seq, _, line = entry[27:].partition(b" ")
             if not (seq.isdigit() and len(seq) < 19 and is_line(line, entry[:26])):
@@ -146,6 +194,10 @@ class Feed:
             follower.offer(line)
         if line.final:
             self._followers.pop(line.key, None)
+
+    def _ring(self, key: str) -> None:
+        for follower in self._followers.get(key, ()):
+            follower.ring()
 
     async def refresh(self, keys: Iterable[str]) -> None:
         """Registers this feed for the keys again and reads what is newer than what their followers have."""

@@ -17,13 +17,17 @@ from dragon.config import Config
 from dragon.connections import Redis
 from dragon.definition import Definition
 from dragon.errors import FilenameError, NotFound, Unauthorized
-from dragon.feed import Feed, Follower, first_look
+from dragon.feed import Feed, Follower, Listener, first_look
 from dragon.files import Files
+from dragon.log_follower import LogFollower
 from dragon.status import CANCELLED, ERROR, parse_line, timestamp, timestamp_of, unknown_line
-from dragon.store import tasks, workers
+from dragon.store import logs, tasks, workers
+from dragon.store.logs import LogPage
 from dragon.store.tasks import Line, Usage
 from dragon.streams import Place, Streams
 from dragon.task import Registry, Task
+
+LOG_BYTES = 1 << 20  # of log lines in one answer, after which the next has to be asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +121,34 @@ class Service:
             raise
         self._places[follower] = place
         return lines, follower
+
+    async def log(self, key: str, after: int) -> LogPage:
+        """The lines of a task's log after number `after`, a LOG_BYTES or so at most. NotFound for an unknown key."""
+        lines, size = [], 0
+        while True:
+            page = await logs.read_log(self.redis, key, after)
+            if page is None:
+                raise NotFound("unknown task key")
+            lines += page.lines
+            size += sum(len(line.text) for line in page.lines)
+            if len(page.lines) < logs.PAGE or size > LOG_BYTES:
+                return LogPage(lines, page.next, page.ended)
+            after = page.next
+
+    async def follow_log(self, key: str, after: int) -> LogFollower:
+        """A follower of a task's log; the caller has to `leave` its listener. NotFound for an unknown key."""
+        place = self.streams.open(1)
+        try:
+            (line,) = _in_order([key], await tasks.follow(self.redis, self.feed.id, first_look([key])))
+            if line.seq < 0:
+                raise NotFound("unknown task key")
+            listener = Listener(line)
+            await self._add(listener)
+        except BaseException:
+            self.streams.close(place)
+            raise
+        self._places[listener] = place
+        return LogFollower(self.redis, key, after, listener)
 
     def leave(self, follower: Follower) -> None:
         self.feed.remove(follower)
@@ -212,6 +244,10 @@ class Service:
 
     async def _follow_lines(self, lines: Sequence[Line]) -> Follower:
         follower = Follower(lines)
+        await self._add(follower)
+        return follower
+
+    async def _add(self, follower: Follower) -> None:
         self.feed.add(follower)
         try:
             # A message between the script and `add` found no follower: look once more.
@@ -219,7 +255,6 @@ class Service:
         except BaseException:
             self.feed.remove(follower)
             raise
-        return follower
 
     async def _await_file(
         self, lines: list[Line], follower: Follower, filename: str | None, task_name: str

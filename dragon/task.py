@@ -85,6 +85,7 @@ class Limits:
     pixels: int
     frames: int
     output_pixels: int
+    log_line_bytes: int = 4096
 
 
 class Reporting(Protocol):
@@ -109,6 +110,9 @@ class Reporting(Protocol):
 
     def partial(self, value: Any) -> None:
         """Reports a partial result, seen as `result` while the task executes."""
+
+    def log(self, *values: Any) -> None:
+        """Says something, as `print` does: a line (or several) of the task's log, which its clients can read."""
 
     def output_file(self, name: str, extension: str) -> OutputFile:
         """The place for the output file `name`; `extension` (".jpg") decides its content type."""

@@ -20,11 +20,12 @@ async def countdown(
     from_: Annotated[int, Field(ge=1, le=1000)] = 5,
     delay: Annotated[float, Field(ge=0, le=10)] = 0.2,
 ) -> list[int]:
-    """Count down to 1, one number every `delay` seconds; each number is a partial result."""
+    """Count down to 1, one number every `delay` seconds; each number is a partial result, and a line of the log."""
     numbers = []
     for number in range(from_, 0, -1):
         numbers.append(number)
         ctx.progress(round(100 * len(numbers) / from_))
         ctx.partial(number)
+        ctx.log(f"{number} …")
         await asyncio.sleep(delay)
     return numbers

@@ -1,54 +1,51 @@
-"""Bad networks between a client and a dragon server: a proxy that cuts connections, and one that buffers answers.
-
-Both run in the test's own event loop and take a seeded source of chance.
-"""
+"""What stands between a client and a server, and makes it hard for them: cuts, buffers, another path, TLS."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import random
-from collections import Counter
-from collections.abc import AsyncIterator
+import socket
+import ssl
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable
 from urllib.parse import urlsplit
 
-import aiohttp
-from aiohttp import web
-from aiohttp.test_utils import TestServer
-
+_NO_LINGER = struct.pack("ii", 1, 0)
 _End = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
-class CuttingProxy:
-    """Passes bytes on, and ends each connection after some bytes of the server's: anywhere in heads, lines, characters.
+class Proxy:
+    """Accepts connections on a free port of loopback, and passes them on to the server of `url`."""
 
-    Half of them are reset, half are closed as if nothing more was to come. Of ten connections one is lost before the
-    server hears of it, and one before the client has a byte of the answer. `rest()` ends all that.
-    """
+    path = ""  # in front of the server's paths
+    context: ssl.SSLContext | None = None
 
-    def __init__(self, target: str, chance: random.Random, most: int = 40_000) -> None:
-        self.url = ""
-        self.cuts = 0
-        self._target = urlsplit(target)
-        self._chance = chance
-        self._most = most  # bytes of the server's that one connection passes on: more than its longest line has
-        self._cuts_no_more = False
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        assert parts.hostname is not None
+        self._target = (parts.hostname, parts.port)
         self._tasks: set[asyncio.Task[None]] = set()
-
-    def rest(self) -> None:
-        self._cuts_no_more = True
+        self.url = ""
+        self.requests: list[str] = []  # request lines, of the proxies that read them
 
     @contextlib.asynccontextmanager
-    async def serving(self) -> AsyncIterator[CuttingProxy]:
-        server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async def serving(self, host: str = "127.0.0.1") -> AsyncIterator[Proxy]:
+        server = await asyncio.start_server(self._accept, host, 0, ssl=self.context)
+        port = server.sockets[0].getsockname()[1]
+        shown = f"[{host}]" if ":" in host else host
+        self.url = f"{'https' if self.context else 'http'}://{shown}:{port}{self.path}"
         try:
             yield self
         finally:
             server.close()
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await self.end_all()
+
+    async def end_all(self) -> None:
+        """Ends all connections that are open."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -56,73 +53,107 @@ class CuttingProxy:
         self._tasks.add(task)
         target: _End | None = None
         try:
-            kind = self._chance.random()
-            if kind < 0.1 and not self._cuts_no_more:
-                await reader.read(1)  # a request that no server hears of
-                self.cuts += 1
-                return
-            target = await asyncio.open_connection(self._target.hostname, self._target.port)
-            bytes_left = 0 if kind < 0.2 else round(self._most * self._chance.random() ** 3)  # short ones are many
-            await self._pass_on((reader, writer), target, bytes_left)
-        except (OSError, asyncio.CancelledError):
-            pass
+            target = await asyncio.open_connection(*self._target)
+            await self.connect((reader, writer), target)
+        except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass  # one of both has left, or the test is over
         finally:
-            for end in (writer, target[1] if target else writer):
-                if self._chance.random() < 0.5:
-                    end.transport.abort()
-                end.close()
+            for end in (writer, *([target[1]] if target else [])):
+                await _close(end)
             self._tasks.discard(task)
 
-    async def _pass_on(self, client: _End, target: _End, bytes_left: int) -> None:
-        up = asyncio.ensure_future(_copy(client[0], target[1]))
-        try:
-            while data := await target[0].read(1 << 16):
-                if not self._cuts_no_more and len(data) >= bytes_left:
-                    self.cuts += 1
-                    client[1].write(data[:bytes_left])
-                    await client[1].drain()
-                    return
-                bytes_left -= len(data)
-                client[1].write(data)
-                await client[1].drain()
-        finally:
-            up.cancel()
-            await asyncio.gather(up, return_exceptions=True)
+    async def connect(self, client: _End, server: _End) -> None:
+        """Passes everything on, both ways, until one side has ended."""
+        await _first_of(_copy(client[0], server[1].write), _copy(server[0], client[1].write))
 
 
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while data := await reader.read(1 << 16):
-        writer.write(data)
-        await writer.drain()
+class CuttingProxy(Proxy):
+    """Cuts connections at random places: of the answers, and sometimes of the requests; by an end, or by a reset."""
+
+    def __init__(self, url: str, chance: random.Random, *, mean: float, most: int) -> None:
+        """`mean` bytes of answers come through, on the average; after `most` cuts all does."""
+        super().__init__(url)
+        self._chance = chance
+        self._mean = mean
+        self._left = most
+        self.cuts = 0
+
+    async def connect(self, client: _End, server: _End) -> None:
+        if self.cuts >= self._left:
+            return await super().connect(client, server)
+        asked = self._chance.randrange(400) if self._chance.random() < 0.15 else 1 << 40
+        answered = int(self._chance.expovariate(1 / self._mean))
+        await _first_of(
+            _copy(client[0], server[1].write, asked),
+            _copy(server[0], client[1].write, answered),
+        )
+        self.cuts += 1
+        await client[1].drain()
+        if self._chance.random() < 0.5:
+            connection = client[1].get_extra_info("socket")
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+        return None
 
 
-class BufferingProxy:
-    """Passes an answer on when it has all of it, head included, as some companies' proxies do."""
+class HttpProxy(Proxy):
+    """Reads requests and asks the server on a connection of its own for each, as proxies do. `path` is taken off."""
 
-    def __init__(self, target: str) -> None:
-        self.url = ""
-        self.requests: Counter[str] = Counter()  # by path
-        self._target = target
-        self._session: aiohttp.ClientSession
+    async def connect(self, client: _End, server: _End) -> None:
+        head = (await client[0].readuntil(b"\r\n\r\n")).decode("latin-1")
+        line, *headers = head[:-4].split("\r\n")
+        method, target, version = line.split(" ")
+        self.requests.append(f"{method} {target}")
+        assert target.startswith(self.path), target
+        kept = [header for header in headers if not header.lower().startswith("connection:")]
+        length = next((int(header[15:]) for header in kept if header.lower().startswith("content-length:")), 0)
+        lines = [f"{method} {target.removeprefix(self.path)} {version}", *kept, "Connection: close"]
+        server[1].write("\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + await client[0].readexactly(length))
+        await _first_of(self.answer(server[0], client[1]), _until_end(client[0]))
 
-    @contextlib.asynccontextmanager
-    async def serving(self) -> AsyncIterator[BufferingProxy]:
-        app = web.Application()
-        app.router.add_route("*", "/{path:.*}", self._pass_on)
-        async with (
-            aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as self._session,
-            TestServer(app, host="127.0.0.1") as server,
-        ):
-            self.url = f"http://127.0.0.1:{server.port}"
-            yield self
+    async def answer(self, server: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
+        await _copy(server, client.write)
+        await client.drain()
 
-    async def _pass_on(self, request: web.Request) -> web.Response:
-        self.requests[request.path] += 1
-        names = {"Host", "Content-Length", "Transfer-Encoding", "Connection", "Content-Encoding"}
-        headers = {name: value for name, value in request.headers.items() if name not in names}
-        url, body = self._target + request.path_qs, await request.read()
-        async with self._session.request(
-            request.method, url, data=body, headers=headers, allow_redirects=False
-        ) as answer:
-            kept = {name: value for name, value in answer.headers.items() if name not in names}
-            return web.Response(status=answer.status, headers=kept, body=await answer.read())
+
+class BufferingProxy(HttpProxy):
+    """Passes an answer on when it is whole, as proxies do that buffer; or its first line at once, and then the rest."""
+
+    def __init__(self, url: str, *, first_line: bool = False) -> None:
+        super().__init__(url)
+        self._passes_first_line = first_line
+
+    async def answer(self, server: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
+        if self._passes_first_line:
+            try:
+                client.write(await server.readuntil(b"}]\n"))
+            except asyncio.IncompleteReadError as short:
+                client.write(short.partial)
+        client.write(await server.read())
+        await client.drain()
+
+
+async def _copy(reader: asyncio.StreamReader, write: Callable[[bytes], None], most: int = 1 << 40) -> None:
+    while most and (data := await reader.read(min(most, 1 << 16))):
+        most -= len(data)
+        write(data)
+
+
+async def _until_end(reader: asyncio.StreamReader) -> None:
+    while await reader.read(1 << 16):
+        pass
+
+
+async def _first_of(*both: Awaitable[None]) -> None:
+    tasks = [asyncio.ensure_future(one) for one in both]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _close(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+    with contextlib.suppress(OSError, asyncio.CancelledError):
+        await writer.wait_closed()

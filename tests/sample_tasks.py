@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import logging
 import os
 import re
 import signal
 import subprocess
 import sys
+import threading
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +118,68 @@ def print_(ctx: Context) -> str:
     with contextlib.suppress(OSError):
         os.close(1)
     return "printed"
+
+
+@task("test.say")
+def say(ctx: Context, texts: list[str], gate: str = "", more: list[str] | None = None) -> int:
+    """Log each text; wait until the file `gate` is there, and log `more`."""
+    for text in texts:
+        ctx.log(text)
+    while gate and not Path(gate).exists():
+        time.sleep(0.01)
+    for text in more or ():
+        ctx.log(text)
+    return ctx.attempt
+
+
+@task("test.async_say")
+async def async_say(ctx: AsyncContext, texts: list[str], gate: str = "", more: list[str] | None = None) -> int:
+    """The same, printed, in an `async def` task; the last text is no whole line, and comes from a thread."""
+    for text in texts:
+        print(text[:1], end="")
+        await asyncio.sleep(0)  # others print, too
+        print(text[1:])
+    while gate and not Path(gate).exists():
+        await asyncio.sleep(0.01)
+    for text in more or ():
+        await asyncio.to_thread(sys.stderr.write, text)
+    return ctx.attempt
+
+
+@task("test.prints")
+def prints(ctx: Context, how: str = "all") -> None:
+    """Print in every way that Python has: `all`; very much (`flood`); in a process of its own (`copy`); and crash."""
+    if how == "flood":
+        for number in range(100_000):
+            print(number)
+        return
+    if how == "copy":
+        child = os.fork()
+        print("from a copy" if child == 0 else "from the task")
+        if child:
+            os.waitpid(child, 0)
+        return
+    if how == "crash" and ctx.attempt == 1:
+        print("about to crash")
+        os._exit(1)
+    print("standard", "output", 1, sep=" ", end="")
+    print(" in two parts")
+    print("standard error", file=sys.stderr)
+    ctx.log("logged", 2, None, {"a": "b"})
+    ctx.log("two\nlines")
+    ctx.log()
+    print("\r 10 %\r 20 %", end="")
+    print("\r 30 %")
+    print("\x1b[31mred\x1b[0m and \x00 and \ttab \ud800")
+    sys.stdout.buffer.write("bytes é\n".encode())
+    sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
+    print("y" * 10_000)
+    thread = threading.Thread(target=print, args=("from a thread",))
+    thread.start()
+    thread.join()
+    warnings.warn("a warning", stacklevel=1)
+    logging.getLogger("some.library").warning("a library's warning")
+    print("no newline", end="")
 
 
 @task("test.exit")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 import re
+import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
@@ -13,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from dragon.client import Dragon
+from dragon.client.blocking import Operator
 from dragon.config import ROOT, load_config, settings
 from dragon.server.app import create_app
 from dragon.task import Registry, load_tasks
@@ -181,6 +185,35 @@ def test_examples_work_as_they_stand(system: System, source: str, tmp_path: Path
     assert EXAMPLES_ADDRESS in source
     output = run_shell(source.replace(EXAMPLES_ADDRESS, system.url), tmp_path)
     assert output or list(tmp_path.iterdir()), "the example does nothing"
+
+
+PYTHON_EXAMPLES = [
+    pytest.param(source, id=f"python-{number}")
+    for number, source in enumerate(blocks(text_of("docs/python.md"), "python example"), 1)
+]
+
+
+@pytest.mark.parametrize("source", PYTHON_EXAMPLES)
+def test_examples_of_the_clients_work_as_they_stand(system: System, source: str, tmp_path: Path) -> None:
+    assert EXAMPLES_ADDRESS in source
+    program = source.replace(EXAMPLES_ADDRESS, system.url)
+    # As a reader would: no address and key in the environment. Warnings are errors: nothing is left open.
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("DRAGON_")}
+    command = [sys.executable, "-W", "error", "-c", program]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=kept | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=40
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout
+
+
+def test_the_clients_page_has_examples_and_names_every_verb() -> None:
+    text = text_of("docs/python.md")
+    assert len(PYTHON_EXAMPLES) >= 4
+    assert not blocks(text, "python"), "an example that nobody runs"
+    for verbs in (Dragon, Operator):
+        for name in vars(verbs):
+            assert name.startswith("_") or name == "close" or re.search(rf"`(?:\w+\(.*\)`, `)?{name}[`(]", text), name
 
 
 def python_files(name: str) -> dict[str, str]:

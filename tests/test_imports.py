@@ -30,7 +30,7 @@ GROUPS = [
         },
     ),
     ("stores", {"connections", "embedded", "redis_check", "store", "files", "fetch"}),
-    ("rules", {"queue", "auth", "feed", "streams", "service"}),
+    ("rules", {"queue", "auth", "feed", "log_follower", "streams", "service"}),
     ("edges", {"client", "server", "worker", "supervisor", "cli", "__main__"}),
 ]
 #: Strangers that meet in Redis, each with what it may not import although it stands in the same group.

@@ -52,12 +52,25 @@ class _Sessions:
                 connector=aiohttp.TCPConnector(limit=0, ssl=self._context or True),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=self.core.timing.connect),
+                trace_configs=[_trace()],
             )
         return self._session
 
     async def close(self) -> None:
         if self._session is not None:
             await self._session.close()
+
+
+def _trace() -> aiohttp.TraceConfig:
+    """Calls what came with a request as `trace_request_ctx` once it has a connection and its head is sent."""
+    import aiohttp
+
+    async def sent(_session: object, context: Any, _parameters: object) -> None:
+        context.trace_request_ctx()
+
+    trace = aiohttp.TraceConfig()
+    trace.on_request_headers_sent.append(sent)
+    return trace
 
 
 class _Exchange:
@@ -88,15 +101,15 @@ class _Exchange:
         from yarl import URL
 
         self._origin = request.address.origin
-        timing = self._sessions.core.timing
         try:
-            async with asyncio.timeout(request.silence + timing.connect):
+            async with asyncio.timeout(None) as silence:
                 self._answer = await self._sessions.get().request(
                     request.method,
                     URL(self._origin + request.target, encoded=True),
                     data=request.body,
                     headers=self._sessions.core.headers(request),
                     allow_redirects=False,
+                    trace_request_ctx=lambda: silence.reschedule(asyncio.get_running_loop().time() + request.silence),
                 )
         except aiohttp.ClientConnectorCertificateError as error:
             raise DragonClientError(f"{self._origin} is not trusted: {error.certificate_error}") from None
@@ -235,7 +248,7 @@ class AsyncDragon(_Driver):
 
     create = _does(verbs.create)
     stream = _gives(verbs.stream)
-    follow = _gives(verbs.follow_keys)
+    follow = _gives(verbs.follow)
     status = _does(verbs.status)
     cancel = _does(verbs.cancel)
     log = _gives(verbs.log)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import io
 import os
 import selectors
 import ssl
@@ -13,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, TypeVar, overload
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast, overload
 
 from dragon.client import operations, verbs
 from dragon.client.errors import DragonClientError, Lost, Silence
@@ -84,6 +85,37 @@ def _close_all(idle: deque[tuple[float, int, _Connection]]) -> None:
             idle.pop()[2].close()
 
 
+class _Answer(http.client.HTTPResponse):
+    """An answer whose head has to be whole. http.client takes one that was cut for one with fewer headers, or with a
+    Content-Length of fewer digits."""
+
+    def begin(self) -> None:
+        fp, watched = self.fp, _Watched(self.fp)
+        self.fp = cast("io.BufferedReader", watched)
+        try:
+            super().begin()
+        finally:
+            if self.fp is not None:  # it was closed
+                self.fp = fp
+        if watched.last not in (b"\r\n", b"\n"):
+            raise http.client.IncompleteRead(watched.last)
+
+
+class _Watched:
+    """Reads lines, and remembers the last one."""
+
+    def __init__(self, fp: io.BufferedReader) -> None:
+        self._fp = fp
+        self.last = b""
+
+    def readline(self, limit: int) -> bytes:
+        self.last = self._fp.readline(limit)
+        return self.last
+
+    def close(self) -> None:
+        self._fp.close()
+
+
 class _Connection:
     """One connection, and the answer that is open on it."""
 
@@ -95,6 +127,7 @@ class _Connection:
             if address.scheme == "http"
             else http.client.HTTPSConnection(address.host, address.port, timeout=core.timing.connect, context=context)
         )
+        self._http.response_class = _Answer
         self._answer: http.client.HTTPResponse | None = None
 
     def is_stale(self) -> bool:
@@ -297,7 +330,7 @@ class Dragon(_Driver):
 
     create = _does(verbs.create)
     stream = _gives(verbs.stream)
-    follow = _gives(verbs.follow_keys)
+    follow = _gives(verbs.follow)
     status = _does(verbs.status)
     cancel = _does(verbs.cancel)
     log = _gives(verbs.log)

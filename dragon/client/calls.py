@@ -7,6 +7,7 @@ from typing import Any
 from dragon.client.errors import DragonClientError, Lost, Refused, Unavailable
 from dragon.client.protocol import Core, Flow, Lines, Open, Read, Request, Sleep, error_of, read_answer, read_values
 
+QUIET_STREAMS = 2  # streams in a row that fell silent after their first line: something holds their lines back
 END_WAIT = 0.25  # seconds for the end of a body of which all that matters was read
 
 
@@ -75,3 +76,24 @@ class LineReader:
                 pass
         except Lost:
             pass
+
+
+class Manner:
+    """Whether streams or polls bring what one call waits for: polls where something on the way holds streams back."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self.is_polling = core.is_buffered
+        self._quiet = 0
+
+    def stream_fell_silent(self, *, had_lines: bool) -> None:
+        """A stream may fall silent because its network is gone; without a first line, or twice, it is held back."""
+        self._quiet = self._quiet + 1 if had_lines else QUIET_STREAMS
+        self.is_polling = self.is_polling or self._quiet >= QUIET_STREAMS
+
+    def stream_had_news(self) -> None:
+        self._quiet = 0
+
+    def poll_was_answered(self) -> None:
+        """So the server is there, and it was the stream that did not come through."""
+        self._core.note_buffering()

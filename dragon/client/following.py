@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from dragon.client.calls import LineReader, ask
+from dragon.client.calls import LineReader, Manner, ask
 from dragon.client.errors import DragonClientError, Lost, Refused, Silence, Unavailable
 from dragon.client.protocol import Core, Give, Giving, Request, Sleep, Trouble
 from dragon.client.status import Status, is_news, read_statuses
-
-QUIET_STREAMS = 2  # streams in a row that fell silent after their first line: something holds their lines back
 
 
 class Followed:
@@ -75,29 +73,9 @@ class Followed:
         return True
 
 
-class _Manner:
-    """Whether a stream or long polls bring the statuses of one call."""
-
-    def __init__(self, core: Core) -> None:
-        self._core = core
-        self.is_polling = core.is_buffered
-        self._quiet = 0
-
-    def stream_fell_silent(self, *, had_lines: bool) -> None:
-        self._quiet = self._quiet + 1 if had_lines else QUIET_STREAMS
-        self.is_polling = self.is_polling or self._quiet >= QUIET_STREAMS
-
-    def stream_had_news(self) -> None:
-        self._quiet = 0
-
-    def poll_was_answered(self) -> None:
-        """So the server is there, and it was the stream that did not come through."""
-        self._core.note_buffering()
-
-
-def follow(core: Core, followed: Followed) -> Giving[Status]:
+def statuses_of(core: Core, followed: Followed) -> Giving[Status]:
     """Gives the present status of each task and then every change, each once, until all have ended."""
-    trouble, manner = core.trouble(), _Manner(core)
+    trouble, manner = core.trouble(), Manner(core)
     while True:
         error: DragonClientError = Lost("the stream ended before its tasks did")
         try:
@@ -109,7 +87,7 @@ def follow(core: Core, followed: Followed) -> Giving[Status]:
         yield Sleep(trouble.pause(error))
 
 
-def _read_stream(core: Core, followed: Followed, trouble: Trouble, manner: _Manner) -> Giving[Status]:
+def _read_stream(core: Core, followed: Followed, trouble: Trouble, manner: Manner) -> Giving[Status]:
     reader = LineReader(core, followed.stream_request(), is_immediate=True)
     count = 0
     try:
@@ -131,7 +109,7 @@ def _read_stream(core: Core, followed: Followed, trouble: Trouble, manner: _Mann
         raise
 
 
-def _poll(core: Core, followed: Followed, trouble: Trouble, manner: _Manner) -> Giving[Status]:
+def _poll(core: Core, followed: Followed, trouble: Trouble, manner: Manner) -> Giving[Status]:
     while not followed.finished:
         value = yield from ask(followed.poll_request())
         manner.poll_was_answered()

@@ -6,13 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 from urllib.parse import quote
 
-from dragon.client.calls import LineReader, answer_of, read_object
+from dragon.client.calls import LineReader, Manner, answer_of, read_object
 from dragon.client.errors import DragonClientError, Lost, Refused, Silence, Unavailable
 from dragon.client.protocol import Core, Flow, Give, Giving, Sleep
 from dragon.client.status import Key, Keys, Status, key_of, read_keys, read_statuses
 
 Period = Literal["hour", "day"]
 Row = dict[str, Any]
+
+REMEMBERED = 2000  # tasks, four of the longest pages
 
 _ROOT = "/v1/operator/"
 
@@ -114,34 +116,49 @@ def account(core: Core) -> Flow[dict[str, Any]]:
 
 
 def _changes(core: Core, path: str, stream: str, query: Mapping[str, Any]) -> Giving[dict[str, Any]]:
-    """What a stream that never ends has to say, each thing once in a row, also after it was cut."""
-    trouble, is_polling = core.trouble(), core.is_buffered
-    given: dict[object, Any] = {}
+    """What a stream that never ends has to say, and nothing again when it was cut."""
+    trouble, manner, given = core.trouble(), Manner(core), _Given()
+    request = core.request("GET", _ROOT + stream, query=query, authorized=True, silence=core.timing.first_line)
     while True:
+        count = 0
         error: DragonClientError = Lost("the stream ended")
         try:
-            if is_polling:
+            if manner.is_polling:
                 page = yield from _get(core, path, query)
-                yield from _give_new(given, [page.get("tasks", page)])
+                manner.poll_was_answered()
+                yield from given.give([page.get("tasks", page)])
                 yield Sleep(core.timing.poll)
                 continue
-            request = core.request("GET", _ROOT + stream, query=query, authorized=True, silence=core.timing.first_line)
             reader = LineReader(core, request, is_immediate=True)
             yield from reader.open()
             while values := (yield from reader.read()):
                 trouble.over()
-                yield from _give_new(given, values)
+                yield from given.give(values)
+                count += len(values)
+                if count > 1:
+                    manner.stream_had_news()
         except Silence as caught:
-            error, is_polling = caught, True
+            manner.stream_fell_silent(had_lines=count > 0)
+            error = caught
         except (Unavailable, Refused) as caught:
             error = caught
         yield Sleep(trouble.pause(error))
 
 
-def _give_new(given: dict[object, Any], values: Sequence[Any]) -> Giving[dict[str, Any]]:
-    """The objects in lines, which are one each or a list, that are not as they were given last."""
-    for value in values:
-        for item in value if isinstance(value, list) else [value]:
-            if given.get(item.get("key")) != item:
-                given[item.get("key")] = item
-                yield Give(item)
+class _Given:
+    """What was given last of each task, so that it is not given again; the newest REMEMBERED of them."""
+
+    def __init__(self) -> None:
+        self._items: dict[object, dict[str, Any]] = {}
+
+    def give(self, values: Sequence[Any]) -> Giving[dict[str, Any]]:
+        """The objects in lines, which are one each or a list, that are not as they were given last."""
+        for value in values:
+            for item in value if isinstance(value, list) else [value]:
+                read_object(item)
+                key = item.get("key")
+                if self._items.pop(key, None) != item:
+                    yield Give(item)
+                self._items[key] = item
+                if len(self._items) > REMEMBERED:
+                    del self._items[next(iter(self._items))]

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import quote, urlencode, urlsplit
 
-from dragon.client.calls import LineReader, answer_of, read_body
+from dragon.client.calls import LineReader, Manner, answer_of, read_body, read_object
 from dragon.client.errors import DragonClientError, Lost, NotFound, Refused, Silence, TaskFailed, Unavailable
-from dragon.client.following import Followed, follow
+from dragon.client.following import Followed, statuses_of
 from dragon.client.protocol import Address, Core, Flow, Give, Giving, Open, Read, Request, Sleep, error_of, query_pairs
 from dragon.client.status import Key, Keys, LogLine, Status, key_of, read_keys, read_statuses
 from dragon.signing import sign_url
@@ -77,13 +77,13 @@ def stream(core: Core, tasks: Definitions) -> Giving[Status]:
     """Creates tasks and follows them."""
     definitions = read_definitions(tasks)
     if definitions:
-        yield from follow(core, Followed(core, definitions=definitions))
+        yield from statuses_of(core, Followed(core, definitions=definitions))
 
 
-def follow_keys(core: Core, keys: Keys) -> Giving[Status]:
+def follow(core: Core, keys: Keys) -> Giving[Status]:
     """Follows existing tasks."""
     if wanted := read_keys(keys):
-        yield from follow(core, Followed(core, keys=wanted))
+        yield from statuses_of(core, Followed(core, keys=wanted))
 
 
 def result_of(status: Status | None) -> Any:
@@ -187,54 +187,75 @@ def redirected(core: Core, request: Request, location: str) -> Request:
 
 def log(core: Core, key: Key, *, after: int = 0, follow: bool = False) -> Giving[LogLine]:
     """The lines of a task's log after a number; with `follow` until the task has ended and all were given."""
-    trouble, task = core.trouble(), key_of(key)
-    is_polling = core.is_buffered
+    reading = _LogReading(core, key_of(key), after)
+    trouble, manner = core.trouble(), Manner(core)
     while True:
-        page = yield from answer_of(core, core.request("GET", "/v1/log", query={"task": task, "after": after}))
-        lines, is_over = _read_page(page)
-        for line in lines:
-            yield Give(line)
-            after = line.number
-        if lines:
-            continue  # there may be more at once
-        if is_over or not follow:
+        yield from reading.give_pages()
+        if reading.is_over or not follow:
             return
-        if is_polling:
+        if manner.is_polling:
+            manner.poll_was_answered()
             yield Sleep(core.timing.poll)
             continue
+        count = reading.after
         try:
-            reader = _log_reader(core, task, after)
+            yield from reading.give_stream(manner)
+            error: DragonClientError = Lost("the stream ended before the log did")
+        except (Unavailable, Refused) as caught:
+            error = caught
+        if reading.after > count:
+            trouble.over()
+        yield Sleep(trouble.pause(error))
+
+
+class _LogReading:
+    """Reads the log of one task: `after` is the number of the last line that was given."""
+
+    def __init__(self, core: Core, task: str, after: int) -> None:
+        self.after = after
+        self.is_over = False
+        self._core = core
+        self._task = task
+
+    def _request(self, *, follow: bool, silence: float = 0.0) -> Request:
+        query = {"task": self._task, "after": self.after} | ({"follow": True} if follow else {})
+        return self._core.request("GET", "/v1/log", query=query, silence=silence)
+
+    def give_pages(self) -> Giving[LogLine]:
+        """All that there is now: a long log comes in several answers."""
+        while True:
+            page = read_object((yield from answer_of(self._core, self._request(follow=False))))
+            before = self.after
+            yield from self._give(page.get("lines"))
+            if self.after == before:
+                self.is_over = bool(page.get("ended"))
+                return
+
+    def give_stream(self, manner: Manner) -> Giving[LogLine]:
+        """What comes while the task goes on."""
+        reader = LineReader(
+            self._core, self._request(follow=True, silence=self._core.timing.first_line), is_immediate=False
+        )
+        is_open = False
+        try:
             yield from reader.open()
+            is_open = True
             while values := (yield from reader.read()):
-                trouble.over()
-                for line in _read_log_lines(values):
-                    if line.number > after:
-                        yield Give(line)
-                        after = line.number
+                manner.stream_had_news()
+                yield from self._give(values)
         except Silence:
-            is_polling = True
-        except (Unavailable, Refused) as error:
-            yield Sleep(trouble.pause(error))
+            manner.stream_fell_silent(had_lines=is_open)
+            raise
 
-
-def _log_reader(core: Core, key: str, after: int) -> LineReader:
-    query = {"task": key, "after": after, "follow": True}
-    request = core.request("GET", "/v1/log", query=query, silence=core.timing.first_line)
-    return LineReader(core, request, is_immediate=False)
-
-
-def _read_log_lines(values: list[Any]) -> list[LogLine]:
-    try:
-        return [LogLine.read(value) for value in values]
-    except ValueError as error:
-        raise Lost(f"the stream is damaged: {error}") from None
-
-
-def _read_page(page: Any) -> tuple[list[LogLine], bool]:
-    try:
-        return [LogLine.read(line) for line in page["lines"]], bool(page["ended"])
-    except (ValueError, TypeError, LookupError):
-        raise DragonClientError("the answer cannot be understood: this is no page of a log") from None
+    def _give(self, values: object) -> Giving[LogLine]:
+        try:
+            lines = [LogLine.read(value) for value in values] if isinstance(values, list) else []
+        except ValueError as error:
+            raise Lost(f"the log is damaged: {error}") from None
+        for line in lines:
+            if line.number > self.after:
+                self.after = line.number
+                yield Give(line)
 
 
 def tasks(core: Core) -> Flow[Any]:

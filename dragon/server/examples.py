@@ -134,6 +134,19 @@ tasks = client.create([("hello", {}), ("countdown", {})])
 for status in client.follow([task.key for task in tasks]):
     print(status.key, status.status, status.progress)""",
     ),
+    "GET /v1/log": Example(
+        """\
+const [task] = await dragon.create({ task_name: "countdown" });
+for await (const line of dragon.log(task.key, { follow: true })) {
+  console.log(line.number, line.text);
+}
+console.log("ended");""",
+        """\
+[task] = client.create([("countdown", {})])
+for line in client.log(task.key, follow=True):
+    print(line.number, line.text)
+print("ended")""",
+    ),
     "DELETE /v1/tasks/{key}": Example(
         """\
 const [task] = await dragon.create([{ task_name: "countdown", from: 1000 }]);

@@ -14,6 +14,7 @@ from dragon import __version__
 from dragon.config import Config
 from dragon.definition import NAME_LIMIT, RESERVED
 from dragon.server.examples import Places, call_samples, demo_definition, task_samples
+from dragon.store.logs import MOST_NUMBERS
 from dragon.task import Registry, Task
 
 Schema = dict[str, Any]
@@ -145,6 +146,7 @@ def _schemas(config: Config) -> dict[str, Schema]:
         "Key": _KEY,
         "Status": _STATUS,
         "DetailedStatus": {"allOf": [_ref("Status"), _object(_DETAILS)]},
+        "LogLine": _LOG_LINE,
         "Message": _object(
             {"status": {"const": "error"}, "message": {"type": "string"}},
             ["status", "message"],
@@ -194,6 +196,17 @@ _DETAILS = {
     "worker": {"type": ["string", "null"]},
     "expires": {"anyOf": [_DATE, {"type": "null"}], "description": "When the status and its files are forgotten."},
 }
+
+_LOG_LINE = _object(
+    {
+        "number": {"type": "integer", "minimum": 1, "description": "Goes up by one over all attempts of the task."},
+        "time": _DATE,
+        "attempt": {"type": "integer"},
+        "text": {"type": "string"},
+    },
+    ["number", "time", "attempt", "text"],
+    description="One line that a task has said.",
+)
 
 _PARAMETER_ERRORS = _object(
     {
@@ -642,6 +655,7 @@ def _task_calls(config: Config) -> Iterator[_Call]:
             requestBody=_body("StatusStreamBody", _ONE_KEY),
         ),
     )
+    yield _log_call()
     yield (
         ("/v1/tasks/{key}",),
         "delete",
@@ -658,6 +672,43 @@ def _task_calls(config: Config) -> Iterator[_Call]:
             },
             _MAKE_KEY + "curl -X DELETE $ADDRESS/v1/tasks/$KEY -H 'Authorization: Secret $SECRET'",
             security=_BY_HEADER,
+        ),
+    )
+
+
+def _log_call() -> _Call:
+    page = _object(
+        {
+            "key": _ref("Key"),
+            "lines": {"type": "array", "items": _ref("LogLine")},
+            "next": {"type": "integer", "description": "What to give as `after` to read on."},
+            "ended": {"type": "boolean", "description": "The task has ended, and nothing comes after these lines."},
+        },
+        ["key", "lines", "next", "ended"],
+    )
+    streamed = {media: {"schema": {"type": "string"}} for media in ("application/x-ndjson", "text/event-stream")}
+    after: Schema = {"type": "integer", "minimum": 0, "maximum": MOST_NUMBERS, "default": 0}
+    return (
+        ("/v1/log",),
+        "get",
+        _operation(
+            "create and follow",
+            "The log lines of a task",
+            "What a task has said with `ctx.log`, and what it has printed: the newest lines. With `follow` they come "
+            "as a stream, one a line, until the task ends; with `Accept: text/event-stream` as server-sent events.",
+            {
+                "200": _answer("The lines.", _content(page) | streamed),
+                "204": _answer("An EventSource that has seen the end came back: it stays away."),
+                "404": "UnknownKey",
+                **_READ,
+            },
+            _MAKE_KEY + 'curl -N "$ADDRESS$PATH?task=$KEY&follow=true"',
+            parameters=[
+                _query("task", "The task's key.", _ref("Key"), required=True),
+                _query("after", "The number of the last line that is known.", after),
+                _query("follow", "Stream the lines as they are said.", _TEXT_FLAG),
+                _LAST_EVENT_ID,
+            ],
         ),
     )
 

@@ -131,6 +131,23 @@ def one_of(request: web.Request, name: str, errors: list[ParameterError], *, req
     return values[0] if values else None
 
 
+def read_number(request: web.Request, name: str, most: int, errors: list[ParameterError]) -> int:
+    """A whole number of the querystring, 0 when it is missing."""
+    text = one_of(request, name, errors) or "0"
+    if not (text.isascii() and text.isdigit() and len(text) < 20 and int(text) <= most):
+        errors.append(ParameterError(name, "querystring", f"{name} must be a whole number, 0 to {most}"))
+        return 0
+    return int(text)
+
+
+def read_key(request: web.Request, name: str, errors: list[ParameterError]) -> str:
+    """A task key in the querystring."""
+    key = one_of(request, name, errors, required=True)
+    if key is not None and not is_key(key):
+        errors.append(ParameterError(name, "querystring", "this is not a task key (26 characters A-Z2-7)"))
+    return key or ""
+
+
 def is_utf8(text: str) -> bool:
     """Tells whether what stood in the head of a request was UTF-8: other bytes arrive as lone surrogates."""
     try:

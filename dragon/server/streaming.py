@@ -6,10 +6,12 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Sequence
 
+import orjson
 from aiohttp import web
 
 from dragon.errors import DragonError
 from dragon.feed import Follower
+from dragon.log_follower import LogFollower
 from dragon.server.answers import COMMON_HEADERS, json_answer
 from dragon.store.tasks import Line
 
@@ -86,6 +88,29 @@ async def _begin(request: web.Request, response: web.StreamResponse) -> None:
     await response.prepare(request)
     if request.transport is not None:
         request.transport.set_write_buffer_limits(high=UNSENT)
+
+
+async def stream_log(request: web.Request, follower: LogFollower, heartbeat: float) -> web.StreamResponse:
+    """Writes the lines of a task's log, each as soon as it is said, until the task has ended or the client has left."""
+    is_event = wants_events(request)
+    kind = "text/event-stream" if is_event else "application/x-ndjson"
+    response = web.StreamResponse(headers=_HEADERS | {"Content-Type": kind})
+    try:
+        await _begin(request, response)
+        while not follower.finished:
+            await request.writer.drain()
+            lines = await follower.take(heartbeat)
+            if is_event:
+                data = b"".join([_event(orjson.dumps(line._asdict()), str(line.number)) for line in lines])
+            else:
+                data = b"".join([orjson.dumps(line._asdict()) + b"\n" for line in lines])
+            silence = b"" if follower.finished else b":\n\n" if is_event else b" "
+            await response.write(data or silence)
+        # An event without data is none, but its id is remembered.
+        await response.write_eof(b"id: end\n\n" if is_event and follower.ended else b"")
+    except ConnectionResetError:
+        pass  # the client has left, there is nobody to tell
+    return response
 
 
 def _event(line: bytes, identifier: str) -> bytes:

@@ -19,13 +19,16 @@ from dragon.server.requests import (
     one_of,
     read_filename,
     read_flag,
+    read_key,
     read_keys,
+    read_number,
     read_object,
     read_timeout,
 )
-from dragon.server.streaming import LAST_EVENT, answer_when_known, line_list, stream
+from dragon.server.streaming import LAST_EVENT, answer_when_known, line_list, stream, stream_log, wants_events
 from dragon.service import FileAnswer, Service
 from dragon.signing import is_signed
+from dragon.store.logs import MOST_NUMBERS
 from dragon.store.tasks import Line
 from dragon.task import ParametersError
 
@@ -61,6 +64,7 @@ class Version1:
             web.get("/v1/create_file/{filename:[^/]+}", self.get_create_file, allow_head=False),
             web.get("/v1/file", self.file),
             web.get("/v1/file/{filename:[^/]+}", self.file),
+            web.get("/v1/log", self.log, allow_head=False),
             web.get("/v1/tasks", self.tasks),
             web.delete("/v1/tasks/{key}", self.cancel),
         ]
@@ -141,15 +145,34 @@ class Version1:
     async def file(self, request: web.Request) -> web.StreamResponse:
         errors: list[ParameterError] = []
         filename = read_filename(request, errors)
-        key = one_of(request, "task", errors, required=True)
-        if key is not None and not is_key(key):
-            errors.append(ParameterError("task", "querystring", "this is not a task key (26 characters A-Z2-7)"))
+        key = read_key(request, "task", errors)
         if errors:
             raise BadRequest(*errors)
-        assert key is not None
         if is_signed(request.query.items()):
             self._accounts.verify_signature("file", filename, list(request.query.items()))
         return await self._redirect(request, filename, self._service.file(key, filename))
+
+    async def log(self, request: web.Request) -> web.StreamResponse:
+        errors: list[ParameterError] = []
+        key = read_key(request, "task", errors)
+        after = read_number(request, "after", MOST_NUMBERS, errors)
+        follows = read_flag("follow", one_of(request, "follow", errors), "querystring", errors)
+        if errors:
+            raise BadRequest(*errors)
+        last = request.headers.get("Last-Event-ID", "") if wants_events(request) else ""
+        if follows and last == LAST_EVENT:
+            return web.Response(status=204)  # an EventSource that has seen the end: it stops asking
+        if last.isascii() and last.isdigit() and len(last) < 16:  # one that was cut goes on behind what it has
+            after = max(after, int(last))
+        if not follows:
+            page = await self._service.log(key, after)
+            lines = [line._asdict() for line in page.lines]
+            return json_answer({"key": key, "lines": lines, "next": page.next, "ended": page.ended})
+        follower = await self._service.follow_log(key, after)
+        try:
+            return await stream_log(request, follower, self._config.heartbeat)
+        finally:
+            self._service.leave(follower.listener)
 
     async def tasks(self, _request: web.Request) -> web.StreamResponse:
         return json_answer(await self._service.catalogue())

@@ -145,6 +145,7 @@ class _Names:
     accounts: set[str] = field(default_factory=set)
     reuses: set[str] = field(default_factory=set)
     idempotencies: set[str] = field(default_factory=set)
+    logs: set[str] = field(default_factory=set)
 
     def sort_in(self, name: str) -> None:
         for prefix, found in (
@@ -152,6 +153,7 @@ class _Names:
             (names.RQ_WIP, self.wips),
             (names.REUSE, self.reuses),
             (names.IDEMPOTENCY, self.idempotencies),
+            (names.LOG, self.logs),
         ):
             if name.startswith(prefix):
                 found.add(name.removeprefix(prefix))
@@ -203,6 +205,7 @@ class _Look:
         await look._read_expiries()
         await look._read_reuses()
         await look._read_idempotencies()
+        await look._read_logs()
         await look._ask_for_listeners()
         await look._look_at_files()
         return look
@@ -499,6 +502,19 @@ class _Look:
                     name = names.IDEMPOTENCY + digest
                     text = f"{name} answers a repeated request for ever instead of for a day"
                     self._suspect(Finding("idempotency", name, f"{text}: EXPIRE {name} 86400"))
+
+    async def _read_logs(self) -> None:
+        """Redis removes a log in its time, with or without a task: only one that has no end stays for ever."""
+        for keys in _chunks(sorted(self._names.logs), TASKS_A_TRIP):
+            lives = await asyncio.gather(*(self._redis.command("PTTL", names.LOG + key) for key in keys))
+            for key, life in zip(keys, lives, strict=True):
+                name = names.LOG + key
+                if not is_key(key):
+                    text = f"{name} has the name of a log, but of no task: see what it is (TYPE {name})"
+                    self._suspect(Finding("leftover", name, f"{text}, and delete it (DEL {name})"))
+                elif life == -1:
+                    text = f"{name} has no end, so that it outlives its task: EXPIRE {name} {self._config.files.life}"
+                    self._suspect(Finding("life", name, text))
 
     async def _ask_for_listeners(self) -> None:
         for feeds in _chunks(sorted(self._feeds), TASKS_A_TRIP):

@@ -13,6 +13,7 @@ REUSE = "dragon:reuse:"  # + digest, string: the key that serves this GET create
 IDEMPOTENCY = "dragon:idempotency:"  # + digest, string: body digest and keys
 LANE = "dragon:lane:"  # + QUEUE, string: the account whose tasks stand in the queue's own list
 TURNS = "dragon:turns:"  # + QUEUE, list: the accounts that wait in lanes, and that of the own list, as their turns come
+LOG = "dragon:log:"  # + KEY, stream of the task's log lines; ids are NUMBER-MARK
 EXPIRIES = "dragon:expiries"  # zset of ended tasks with output files by the time their life is over
 
 #: RQ reads the same variable (rq.defaults.RQ_KEY_PREFIX); a test compares them.

@@ -99,7 +99,9 @@ class Engine:
         self.config = config
         self.redis = redis
         self.places_freed = asyncio.Event()
-        self.writer = Writer(redis, self.id, config.files.life, self.places_freed.set)
+        self.writer = Writer(
+            redis, self.id, config.files.life, self.places_freed.set, log_lines=config.limits.log_lines
+        )
         self.pool = Pool(config, self._on_frames, self._on_executor_lost)
         self.catalogue: dict[str, TaskFacts] = {}
         self.running: dict[int, Running] = {}
@@ -347,6 +349,8 @@ class Engine:
                 self._report(running, progress=payload)
             case Kind.PARTIAL:
                 self._report(running, partial=payload)
+            case Kind.LOG:
+                self.writer.write_log(running.reserved.key, running.reserved.attempt, running.facts.timeout, payload)
             case Kind.FETCH:
                 executor.scratched.add(number)
                 fetching = asyncio.create_task(self._fetch(running, executor, payload))

@@ -11,6 +11,7 @@ import random
 import secrets
 import socket
 import sys
+import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Coroutine
@@ -25,6 +26,7 @@ from dragon.processes import adopt_orphans, end_below
 from dragon.task import Limits, OutputFile, ParametersError, Registry, Task
 from dragon.worker import bounds
 from dragon.worker.bounds import Bounds, CpuBound
+from dragon.worker.log_lines import LogLines, Printed
 from dragon.worker.messages import Frame, FrameBuffer, Kind, pack
 
 #: What a disk says that cannot take more: not the task's fault, and no secret.
@@ -46,11 +48,10 @@ class Setup:
 
 
 def run(channel: socket.socket, setup: Setup, *, is_async: bool) -> None:
-    """Runs tasks until the worker closes its end. Standard output becomes the log: a task may print what it likes."""
+    """Runs tasks until the worker closes its end. A task may print what it likes: that becomes its log."""
     random.seed()
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    os.dup2(2, 1)
-    sys.stdout = sys.stderr
+    os.dup2(2, 1)  # what others than Python write there, and what nobody's task prints, is the worker's log
     adopt_orphans()  # what a task starts stays below its executor, whatever it does to get away
     bounds.apply(setup.bounds)
     if is_async:
@@ -73,7 +74,7 @@ def end_children() -> None:
             pass
 
 
-class _Copies:
+class Copies:
     """Tells a process that a task has forked: it must not go on as if it were the executor."""
 
     def __init__(self) -> None:
@@ -101,7 +102,7 @@ def serve_async(coroutine: Coroutine[Any, Any, None]) -> None:
 def limits_of(config: Config) -> Limits:
     """The part of [limits] that a task sees."""
     limits = config.limits
-    return Limits(limits.pixels, limits.frames, limits.output_pixels)
+    return Limits(limits.pixels, limits.frames, limits.output_pixels, limits.log_line_bytes)
 
 
 class Order(NamedTuple):
@@ -132,6 +133,7 @@ class Reports:
         self._result_bytes = result_bytes
         self._send = send
         self._has_scratch = False
+        self._lines: LogLines | None = None
 
     @property
     def scratch(self) -> Path:
@@ -151,6 +153,22 @@ class Reports:
 
     def partial(self, value: Any) -> None:
         self._send(Kind.PARTIAL, self._order.number, encode(value, self._result_bytes))
+
+    def log(self, *values: Any) -> None:
+        self.lines().log(" ".join(map(str, values)))
+
+    def lines(self) -> LogLines:
+        """The task's log, made when it says something first: most say nothing."""
+        if self._lines is None:
+            number, send = self._order.number, self._send
+            self._lines = LogLines(lambda lines: send(Kind.LOG, number, lines), self.limits.log_line_bytes)
+        return self._lines
+
+    def end_log(self) -> None:
+        """Sends what is left of the log, before the end is told."""
+        if self._lines is not None:
+            with contextlib.suppress(Exception):  # as when there is no memory: the end is more important
+                self._lines.close()
 
     def output_file(self, name: str, extension: str) -> OutputFile:
         folder = self.scratch / "output"
@@ -226,8 +244,11 @@ class _SyncExecutor:
         self._result_bytes = setup.result_bytes
         self._buffer = FrameBuffer()
         self._frames: deque[Frame] = deque()
-        self._copies = _Copies()
+        self._copies = Copies()
+        self._printed = Printed.install(lambda: self._copies.is_one)
         self._cpu = CpuBound(setup.bounds.cpu_seconds)
+        self._outgoing: deque[bytes] = deque()
+        self._sending = threading.Lock()
 
     def serve(self) -> None:
         self._send(Kind.READY, 0, b"")
@@ -241,6 +262,7 @@ class _SyncExecutor:
 
     def _run(self, order: Order) -> None:
         context = _SyncContext(order, self._limits, self._result_bytes, self._send, self._fetch)
+        self._printed.begin(context.lines)
         kind = Kind.FAILED
         try:
             task = known_task(self._setup.registry, order.name)
@@ -251,12 +273,24 @@ class _SyncExecutor:
             payload = encode_failure(error, self._setup.bounds)
         if self._copies.is_one:
             self._copies.leave()
+        self._printed.end()
+        context.end_log()
         if not self._frames:  # they share the look for processes that they left, too
             end_children()
         self._send(kind, order.number, payload)
 
     def _send(self, kind: int, number: int, payload: bytes) -> None:
-        self._channel.sendall(pack(kind, number, payload))
+        """Sends a frame whole, whichever thread or signal handler it comes from: who finds the channel taken leaves
+        it to the one who has it."""
+        if self._copies.is_one:
+            return  # a copy must not speak in the middle of what the executor says
+        self._outgoing.append(pack(kind, number, payload))
+        while self._outgoing and self._sending.acquire(blocking=False):
+            try:
+                while self._outgoing:
+                    self._channel.sendall(self._outgoing.popleft())
+            finally:
+                self._sending.release()
 
     def _fetch(self, number: int, url: str) -> bytes:
         self._send(Kind.FETCH, number, b"0\n" + url.encode())
@@ -303,7 +337,8 @@ class _AsyncExecutor:
     def __init__(self, channel: socket.socket, setup: Setup) -> None:
         self._channel = channel
         self._setup = setup
-        self._copies = _Copies()
+        self._copies = Copies()
+        self._printed = Printed.install(lambda: self._copies.is_one)
         self._cpu = CpuBound(setup.bounds.cpu_seconds)
         self._beat: asyncio.TimerHandle | None = None
         self._running: dict[int, asyncio.Task[None]] = {}
@@ -311,8 +346,11 @@ class _AsyncExecutor:
         self._last_fetch = 0
         self._sending: list[bytes] = []
         self._writer: asyncio.StreamWriter
+        self._loop: asyncio.AbstractEventLoop
+        self._thread = threading.get_ident()
 
     async def serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
         reader, self._writer = await asyncio.open_connection(sock=self._channel)
         self._send(Kind.READY, 0, b"")
         buffer = FrameBuffer()
@@ -344,6 +382,7 @@ class _AsyncExecutor:
     async def _run(self, order: Order) -> None:
         setup = self._setup
         context = _AsyncContext(order, setup.limits, setup.result_bytes, self._send, self._fetch)
+        self._printed.begin_here(context.lines)
         kind = Kind.FAILED
         try:
             task = known_task(setup.registry, order.name)
@@ -356,14 +395,20 @@ class _AsyncExecutor:
             self._running.pop(order.number, None)
         if self._copies.is_one:
             self._copies.leave()
+        context.end_log()
         if not self._running:  # whose they are cannot be told: they may live as long as any task here
             end_children()
         self._send(kind, order.number, payload)
 
     def _send(self, kind: int, number: int, payload: bytes) -> None:
         """Sends a frame; those of one turn of the event loop go in one write."""
+        if self._copies.is_one:
+            return
+        if threading.get_ident() != self._thread:
+            self._loop.call_soon_threadsafe(self._send, kind, number, payload)
+            return
         if not self._sending:
-            asyncio.get_running_loop().call_soon(self._flush)
+            self._loop.call_soon(self._flush)
         self._sending.append(pack(kind, number, payload))
 
     def _flush(self) -> None:

@@ -21,6 +21,7 @@ class Kind(IntEnum):
     FAILED = 13  # executor -> worker: result as JSON, newline, traceback ("" when the author meant the error)
     FETCH = 14  # executor -> worker: a number for the fetch, newline, a URL
     SCRATCH = 15  # executor -> worker: the task's scratch folder is about to be made
+    LOG = 17  # executor -> worker: lines that the task says, each its time in microseconds of unix time, a space, text
     READY = 16  # executor -> worker, once, first of all: it lives, so what ends it from here on is what it runs
 
 

@@ -11,11 +11,13 @@ import concurrent.futures
 import contextlib
 import inspect
 import logging
+import sys
 import threading
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+from redis.exceptions import ResponseError
 from rq.job import Job
 
 from dragon.config import Config, load_config
@@ -25,12 +27,14 @@ from dragon.errors import TaskError, Unavailable
 from dragon.fetch import Fetcher
 from dragon.files import Files, open_files
 from dragon.status import ERROR, EXECUTING, QUEUED, SUCCESS, Status, parse_line, timestamp
-from dragon.store import tasks, workers
+from dragon.store import logs, tasks, workers
 from dragon.store.tasks import Reserved, Write
 from dragon.task import Limits, load_tasks
 from dragon.worker.bounds import UNBOUNDED
 from dragon.worker.engine import new_worker_id
-from dragon.worker.executor import Order, Reports, encode_failure, encode_result, known_task, limits_of
+from dragon.worker.executor import Copies, Order, Reports, encode_failure, encode_result, known_task, limits_of
+from dragon.worker.log_lines import Printed
+from dragon.worker.logbook import Logbook
 from dragon.worker.main import own_files
 from dragon.worker.messages import Kind
 from dragon.worker.outputs import keep_outputs
@@ -78,6 +82,7 @@ class _Horse:
         self._scratch = config.scratch_dir / self._owner
         self._lock = ScratchLock(self._scratch)
         self._lease: concurrent.futures.Future[None] | None = None
+        self._logbook = Logbook()
         self._files: Files = open_files(config)
         self._redis, self._fetcher = self.call(self._open())
 
@@ -127,13 +132,15 @@ class _Horse:
         reserved = execution.reserved
         task = known_task(load_tasks(self._config.tasks.modules), reserved.name)
         result_bytes = self._config.limits.result_bytes
+        execution.timeout = task.timeout
         order = Order(0, reserved.name, reserved.key, reserved.attempt, str(self._scratch), reserved.parameters)
         context_type = _AsyncContext if task.is_async else _Context
         context = context_type(order, limits_of(self._config), result_bytes, execution.on_frame, self.fetch)
-        value = task.function(context, **task.arguments(reserved.parameters))
-        if inspect.iscoroutine(value):
-            value = asyncio.run(value)
-        return encode_result(task, value, result_bytes)
+        with _printing_for(context):
+            value = task.function(context, **task.arguments(reserved.parameters))
+            if inspect.iscoroutine(value):
+                value = asyncio.run(value)
+            return encode_result(task, value, result_bytes)
 
     def fetch(self, url: str) -> Path:
         folder = self._scratch / "sources"
@@ -157,17 +164,38 @@ class _Horse:
         """Another has the task by now: the files of this attempt are nobody's."""
         self._files.drop(reserved.key, reserved.attempt)
 
+    def write_log(self, reserved: Reserved, timeout: float, payload: bytes) -> None:
+        """Writes log lines at once. That Redis does not take them is no reason to fail the task."""
+        self._logbook.add(reserved.key, reserved.attempt, timeout, payload)
+        limits, life = self._config.limits, self._config.files.life
+        with contextlib.suppress(Unavailable, ResponseError):
+            writes = self._logbook.take()
+            self.call(logs.append(self._redis, self._owner, writes, life=life, most=limits.log_lines))
+
     def write(self, write: Write) -> bool:
         life = self._config.files.life
         return self.call(tasks.update(self._redis, self._owner, [write], life=life, with_rq=False))[0]
 
 
+@contextlib.contextmanager
+def _printing_for(context: Reports) -> Iterator[None]:
+    """What is printed meanwhile is the task's log, as in an executor."""
+    streams, copies = (sys.stdout, sys.stderr), Copies()
+    Printed.install(lambda: copies.is_one).begin(context.lines)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = streams
+        context.end_log()
+
+
 class _Execution:
-    """The statuses of one task."""
+    """The statuses and the log of one task."""
 
     def __init__(self, horse: _Horse, reserved: Reserved) -> None:
         self._horse = horse
         self.reserved = reserved
+        self.timeout = 0.0  # seconds
         try:
             status = parse_line(reserved.line, reserved.key)
         except ValueError:
@@ -177,6 +205,9 @@ class _Execution:
     def on_frame(self, kind: int, _number: int, payload: bytes) -> None:
         if kind == Kind.SCRATCH:
             return  # the folder goes with the horse
+        if kind == Kind.LOG:
+            self._horse.write_log(self.reserved, self.timeout, payload)
+            return
         progress = payload if kind == Kind.PROGRESS else None
         self._status = self._status.reported(progress, payload if kind == Kind.PARTIAL else None)
         self.report(EXECUTING)

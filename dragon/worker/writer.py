@@ -1,4 +1,4 @@
-"""The worker's status writes: whatever gathers while one trip to Redis is under way travels in the next."""
+"""The worker's writes, of statuses and log lines: what gathers while one trip to Redis is under way is in the next."""
 
 from __future__ import annotations
 
@@ -6,21 +6,29 @@ import asyncio
 import logging
 from collections.abc import Callable
 
+from redis.exceptions import ResponseError
+
 from dragon.connections import Redis, insist
-from dragon.store import tasks
+from dragon.store import logs, tasks
+from dragon.store.logs import LogWrite
 from dragon.store.tasks import Write
+from dragon.worker.logbook import Logbook
 
 log = logging.getLogger("dragon.worker")
 
 MOST_A_TRIP = 512  # writes
 HOLD = 0.002  # seconds that a start waits at most for its task's end, so that both travel in one trip
+LOG_HOLD = 0.05  # seconds that log lines wait at most for a trip of statuses, or for more of them
 
 
 class Writer:
     """Writes in the order given; keeps trying while Redis is away, since a final status must not be lost."""
 
-    def __init__(self, redis: Redis, owner: str, life: int, on_trip: Callable[[], None]) -> None:
-        """`owner`: the worker's id; `life`: seconds for which an ended task is kept; `on_trip` hears of each trip."""
+    def __init__(
+        self, redis: Redis, owner: str, life: int, on_trip: Callable[[], None], *, log_lines: int = 1000
+    ) -> None:
+        """`owner`: the worker's id; `life`: seconds for which an ended task is kept; `on_trip` hears of each trip;
+        `log_lines`: that are kept of a task."""
         self._on_trip = on_trip
         self._redis = redis
         self._owner = owner
@@ -29,6 +37,9 @@ class Writer:
         self._last_progress: dict[str, int] = {}  # key -> place in _waiting of a progress line that may be replaced
         self._wake = asyncio.Event()
         self._hold: asyncio.TimerHandle | None = None
+        self._log = Logbook()
+        self._log_lines = log_lines
+        self._log_hold: asyncio.TimerHandle | None = None
         self.idle = asyncio.Event()
         self.idle.set()
 
@@ -66,16 +77,31 @@ class Writer:
         self.write(write)
         self._last_progress[write.key] = len(self._waiting) - 1
 
+    def write_log(self, key: str, attempt: int, timeout: float, payload: bytes) -> None:
+        """Queues the log lines of a LOG frame: they go with the next trip, and never after their task's end."""
+        self._log.add(key, attempt, timeout, payload)
+        self.idle.clear()
+        if self._log_hold is None:
+            self._log_hold = asyncio.get_running_loop().call_later(LOG_HOLD, self._end_log_hold)
+
+    def _end_log_hold(self) -> None:
+        self._log_hold = None
+        self._wake.set()
+
     async def run(self) -> None:
         """Sends for ever."""
         while True:
             await self._wake.wait()
             self._wake.clear()
-            while self._waiting:
+            while self._waiting or self._log:
                 batch, self._waiting = self._waiting[:MOST_A_TRIP], self._waiting[MOST_A_TRIP:]
                 self._last_progress.clear()
-                await self._send(batch)
-                self._on_trip()
+                # What was said before these statuses goes before them: who hears of a task's end finds all of its log.
+                if said := self._log.take():
+                    await self._send_log(said)
+                if batch:
+                    await self._send(batch)
+                    self._on_trip()
             self.idle.set()
 
     async def _send(self, batch: list[tuple[Write, Callable[[bool], None] | None]]) -> None:
@@ -89,3 +115,16 @@ class Writer:
                 log.info("%s refused attempt=%d: the task is another's by now, or over", write.key, write.attempt)
             if then is not None:
                 then(written)
+
+    async def _send_log(self, writes: list[LogWrite]) -> None:
+        kept = await insist(lambda: self._append_log(writes), f"write log lines of {len(writes)} tasks")
+        for write, was_kept in zip(writes, kept or (), strict=False):
+            if not was_kept:
+                log.info("%s log refused attempt=%d: the task is another's by now, or over", write.key, write.attempt)
+
+    async def _append_log(self, writes: list[LogWrite]) -> list[bool]:
+        try:
+            return await logs.append(self._redis, self._owner, writes, life=self._life, most=self._log_lines)
+        except ResponseError as error:  # as when its user may not: statuses must not wait for that
+            log.error("log lines of %d tasks are lost: Redis refuses them: %s", len(writes), error)
+            return []

@@ -405,7 +405,7 @@ METHODS = ["GET", "GET", "GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PAT
 PATHS = [
     "/", "/docs", "/openapi.json", "/healthz", "/readyz", "/metrics", "/v1/tasks", "/v1/status", "/v1/stream",
     "/v1/file", "/v1/status_stream", "/v1/file/cat.jpg", "/v1/create_file", "/v1/create_file/cat.jpg",
-    f"/v1/tasks/{UNKNOWN}",
+    f"/v1/tasks/{UNKNOWN}", "/v1/log",
     f"/files/{UNKNOWN}/x.jpg", "/static/page.css", "/static/sample.jpg", "/v1/create", "/v1", "/v2/create", "/nowhere",
 ]  # fmt: skip
 SEGMENTS = [

@@ -326,6 +326,7 @@ async def test_the_errors_and_static_files_run_nothing_either(system: System, wo
         f"/v1/status?tasks={quote(script)}",
         f"/v1/status_stream?tasks={new_key()}",
         f"/v1/tasks?{quote(script)}",
+        f"/v1/log?task={quote(script)}&after={quote(script)}&follow={quote(script)}",
         "/static/index.html",
         "/static/mark.svg",
         "/metrics",
@@ -335,6 +336,8 @@ async def test_the_errors_and_static_files_run_nothing_either(system: System, wo
         made = await client.create({"task_name": "test.echo", "text": script}, {"task_name": script}, block=True)
         paths += [f"/v1/status?tasks={status['key']}&details=true" for status in made]
         paths += [f"/v1/status_stream?tasks={status['key']}" for status in made]
+        made = await client.create({"task_name": "test.say", "texts": [script]}, block=True)
+        paths += [f"/v1/log?task={made[0]['key']}&follow={follow}" for follow in ("true", "false")]
     for path in paths:
         await _visit(page, system.url + path)
         await page.wait_for_timeout(20)

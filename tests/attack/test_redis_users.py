@@ -165,6 +165,10 @@ async def _do_everything(serving: System, working: System, admin: redis.Redis) -
         await _wait_in_lanes(client)
         fresh = await client.run("test.file", text="fresh")
         assert (await client.status(fresh["key"], details=True))[0]["task_name"] == "test.file"
+        said = await client.run("test.say", texts=["one", "two"])
+        for follows in ("false", "true"):
+            async with client.session.get("/v1/log", params={"task": said["key"], "follow": follows}) as answer:
+                assert "two" in await answer.text()
         for path in ("/v1/tasks", "/readyz", "/metrics"):
             async with client.session.get(path) as answer:
                 assert answer.status == 200

@@ -265,7 +265,17 @@ def whole_requests(found: Canaries) -> Iterator[tuple[str, str, dict[str, str], 
         yield "POST", f"/v1/create_file/a.txt?{query}", headers, {"task": {"task_name": "test.file"}, **members}
         for name in ("test.file", "test.task_error", "hello", "nobody", "test.two_files"):
             yield "GET", f"/v1/create_file/a.txt?task_name={name}&text={number}&{query}", headers, None
-        for path in ("/v1/status", "/v1/stream", "/v1/file", "/v1/tasks", "/metrics", "/healthz", "/", "/nowhere"):
+        for path in (
+            "/v1/status",
+            "/v1/stream",
+            "/v1/file",
+            "/v1/log",
+            "/v1/tasks",
+            "/metrics",
+            "/healthz",
+            "/",
+            "/nowhere",
+        ):
             yield "GET", f"{path}?tasks={UNKNOWN}&task={UNKNOWN}&{query}", headers, None
         yield "POST", f"/v1/status?{query}", headers, {"tasks": UNKNOWN, **members}
         yield "PUT", f"/v1/create?{query}", headers, {"tasks": HELLO, **members}

@@ -311,6 +311,7 @@ ROWS: dict[tuple[str, str], Row] = {
     ("POST", "/v1/status_stream"): Row("open", "/v1/status_stream", {"tasks": UNKNOWN}),
     ("GET", "/v1/stream"): Row("open", "/v1/stream", query=f"tasks={UNKNOWN}"),
     ("POST", "/v1/stream"): Row("open", "/v1/stream", {"tasks": UNKNOWN}),
+    ("GET", "/v1/log"): Row("open", "/v1/log", query=f"task={UNKNOWN}"),
     ("GET", "/v1/file"): Row("open", "/v1/file", query=f"task={UNKNOWN}"),
     ("HEAD", "/v1/file"): Row("open", "/v1/file", query=f"task={UNKNOWN}"),
     ("GET", "/v1/file/{filename}"): Row("open", "/v1/file/a.txt", query=f"task={UNKNOWN}"),
@@ -325,7 +326,13 @@ ROWS: dict[tuple[str, str], Row] = {
         for method in ("GET", "HEAD")
     },
 }
-OPEN_STATUS = {f"/files/{UNKNOWN}/output.txt": 404, "/v1/file": 404, "/v1/file/a.txt": 404, "/readyz": 503}
+OPEN_STATUS = {
+    f"/files/{UNKNOWN}/output.txt": 404,
+    "/v1/file": 404,
+    "/v1/file/a.txt": 404,
+    "/v1/log": 404,
+    "/readyz": 503,
+}
 GUARDED = {route: row for route, row in ROWS.items() if row.kind != "open"}
 
 

@@ -18,7 +18,7 @@ from playwright.async_api import Browser, Page, Route, expect
 from dragon.config import ROOT, Config
 from dragon.embedded import EmbeddedRedis, find_server
 from tests.figures import seeded
-from tests.proxies import BufferingProxy, CuttingProxy
+from tests.http_proxies import BufferingProxy, CuttingProxy
 from tests.system import System, running_system, test_config
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(90), pytest.mark.asyncio(loop_scope="module")]

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dragon.client import verbs
+from dragon.client import operations, verbs
 from dragon.client.calls import END_WAIT
 from dragon.client.errors import (
     BadRequest,
@@ -206,7 +208,7 @@ def test_nothing_is_lost_and_nothing_comes_twice_wherever_a_stream_is_cut(
     world = World(server.answer)
     core = world.core(timing=Timing(retries=cuts, patience=3600), chance=chance)
     keys = list(server.histories)
-    verb = verbs.stream(core, ["hello"] * len(keys)) if is_new else verbs.follow_keys(core, keys)
+    verb = verbs.stream(core, ["hello"] * len(keys)) if is_new else verbs.follow(core, keys)
     statuses, _ = world.drive(verb)
     assert len(server.creations) == is_new, "one creation, however often it was asked for"
     for key, lines in server.histories.items():
@@ -262,7 +264,7 @@ def test_only_what_has_not_ended_is_taken_up_again() -> None:
     world = World(
         script(Answer(lines([raw(A), other], DONE), cut()), Answer(lines([raw(KEYS[1], "error", result="")])))
     )
-    statuses, _ = world.drive(verbs.follow_keys(world.core(), [A, KEYS[1], A]))
+    statuses, _ = world.drive(verbs.follow(world.core(), [A, KEYS[1], A]))
     assert [status.raw for status in statuses] == [raw(A), other, DONE, raw(KEYS[1], "error", result="")]
     assert [body_of(request)["tasks"] for request in world.requests] == [KEYS[:2], [KEYS[1]]]
 
@@ -270,14 +272,14 @@ def test_only_what_has_not_ended_is_taken_up_again() -> None:
 def test_a_damaged_line_is_a_cut() -> None:
     for damage in (b"<html>\n", b"{}\n", b"[1]\n", b"3\n", b'{"status": "success", "key"\n'):
         world = World(script(Answer([*lines([raw(A)]), damage]), Answer(lines([DONE]))))
-        statuses, _ = world.drive(verbs.follow_keys(world.core(), A))
+        statuses, _ = world.drive(verbs.follow(world.core(), A))
         assert [status.raw for status in statuses] == [raw(A), DONE]
 
 
 def test_a_place_in_the_queue_is_given_when_it_changes_and_not_taken_back_by_a_stream_taken_up_again() -> None:
     third, second = raw(A, position=3, eta=None), raw(A, position=2, eta=1.5)
     world = World(script(Answer(lines([raw(A)], third, third), cut()), Answer(lines([raw(A)], third, second, DONE))))
-    statuses, _ = world.drive(verbs.follow_keys(world.core(), A))
+    statuses, _ = world.drive(verbs.follow(world.core(), A))
     assert [status.raw for status in statuses] == [raw(A), third, second, DONE]
 
 
@@ -308,11 +310,11 @@ def test_a_stream_without_a_first_line_becomes_long_polls_of_the_same_tasks() ->
 def test_a_server_that_is_away_is_not_taken_for_a_buffer() -> None:
     world = World(script(Answer([], silence()), cut(), Answer.of([DONE])))
     core = world.core()
-    world.drive(verbs.follow_keys(core, A))
+    world.drive(verbs.follow(core, A))
     assert targets(world) == ["/v1/status_stream", "/v1/status", "/v1/status"]
     away = World(script(cut(), Answer(lines([DONE]))))
     core = away.core()
-    away.drive(verbs.follow_keys(core, A))
+    away.drive(verbs.follow(core, A))
     assert targets(away) == ["/v1/status_stream"] * 2
     assert not core.is_buffered
 
@@ -320,18 +322,18 @@ def test_a_server_that_is_away_is_not_taken_for_a_buffer() -> None:
 def test_the_first_silence_of_a_stream_that_had_lines_is_a_cut_and_the_second_a_buffer() -> None:
     quiet = Answer(lines([raw(A)]), silence())
     world = World(script(quiet, quiet, Answer.of([DONE])))
-    world.drive(verbs.follow_keys(world.core(), A))
+    world.drive(verbs.follow(world.core(), A))
     assert targets(world) == ["/v1/status_stream", "/v1/status_stream", "/v1/status"]
     lively, livelier = (Answer(lines([raw(A)], raw(A, "executing", progress=n)), silence()) for n in (1, 2))
     world = World(script(quiet, lively, livelier, Answer(lines([DONE]))))
-    world.drive(verbs.follow_keys(world.core(), A))
+    world.drive(verbs.follow(world.core(), A))
     assert targets(world) == ["/v1/status_stream"] * 4
 
 
 def test_the_limits_of_silence() -> None:
     timing = Timing(heartbeat=4, first_line=3)
     world = World(script(Answer(lines([raw(A)], DONE))))
-    world.drive(verbs.follow_keys(world.core(timing=timing), A))
+    world.drive(verbs.follow(world.core(timing=timing), A))
     assert world.requests[0].silence == 3
     assert world.limits == [3, 10, END_WAIT]
 
@@ -370,7 +372,7 @@ def test_followed_tasks_are_waited_for_as_long_as_patience_lasts() -> None:
     gone = iter([Answer(lines([raw(A)]), cut())])
     world = World(lambda request: next(gone, Lost("cannot reach it", sent=False)))
     with pytest.raises(Unavailable):
-        world.drive(verbs.follow_keys(world.core(), A))
+        world.drive(verbs.follow(world.core(), A))
     assert 120 < world.now < 140
     assert max(world.pauses) <= 10
 
@@ -378,7 +380,7 @@ def test_followed_tasks_are_waited_for_as_long_as_patience_lasts() -> None:
 def test_a_stream_that_is_cut_after_each_first_line_is_asked_for_less_and_less_often_and_not_given_up() -> None:
     count = iter(range(200))
     world = World(lambda request: Answer(lines([raw(A)]), cut()) if next(count) < 100 else Answer(lines([DONE])))
-    world.drive(verbs.follow_keys(world.core(chance=Most()), A))
+    world.drive(verbs.follow(world.core(chance=Most()), A))
     assert world.pauses == [0.5, 1, 2, 4, 8, *[10] * 95]
 
 
@@ -624,7 +626,7 @@ def test_nothing_is_asked_for_nothing() -> None:
     core = world.core()
     assert world.drive(verbs.create(core, [])) == ([], [])
     assert world.drive(verbs.stream(core, [])) == ([], None)
-    assert world.drive(verbs.follow_keys(core, [])) == ([], None)
+    assert world.drive(verbs.follow(core, [])) == ([], None)
     assert world.drive(verbs.status(core, [])) == ([], [])
 
 
@@ -685,24 +687,109 @@ def test_a_log_is_read_page_after_page() -> None:
 
 
 def test_a_log_that_is_followed_is_taken_up_again_where_it_was_cut() -> None:
-    world = World(
-        script(
-            page(1),
-            page(),
-            Answer([*lines(line(2)), b" ", *lines(line(3)), b'{"numb'], cut()),
-            page(),
-            Answer(lines(line(3), line(4))),
-            page(ended=True),
-        )
-    )
+    cuts = [Answer([*lines(line(2)), b" ", *lines(line(3)), b'{"numb'], cut()), Answer(lines(line(3), line(4)))]
+    full = Answer.of({"message": "full"}, 503)
+    ends = [page(), full, page(), Answer([*lines(line(5)), b"3\n"]), page(ended=True)]
+    world = World(script(page(1), page(), cuts[0], page(), cuts[1], *ends))
     given, _ = world.drive(verbs.log(world.core(), A, follow=True))
-    assert [one.number for one in given] == [1, 2, 3, 4]
-    assert targets(world)[2] == f"/v1/log?task={A}&after=1&follow=true"
-    assert targets(world)[4] == f"/v1/log?task={A}&after=3&follow=true"
+    assert [one.number for one in given] == [1, 2, 3, 4, 5]
+    followed = [target for target in targets(world) if "follow" in target]
+    assert followed == [f"/v1/log?task={A}&after={after}&follow=true" for after in (1, 3, 4, 4)]
 
 
 def test_a_log_that_something_holds_back_is_read_in_pages() -> None:
     world = World(script(page(), silence(), page(1), page(), page(2), page(ended=True)))
-    given, _ = world.drive(verbs.log(world.core(), A, follow=True))
+    given, _ = world.drive(verbs.log(world.core(chance=Least()), A, follow=True))
     assert [one.number for one in given] == [1, 2]
-    assert world.pauses == [2.0]
+    assert world.pauses == [0, 2.0]
+
+
+# What an operator sees
+
+
+class Least(random.Random):
+    """Draws the smallest number that there may be."""
+
+    def uniform(self, a: float, b: float) -> float:
+        return a
+
+
+def row(key: str, status: str) -> dict[str, Any]:
+    return {"key": key, "status": status}
+
+
+def test_changes_are_given_once_also_when_their_stream_is_cut() -> None:
+    one, two, done = row("A", "queued"), row("B", "queued"), row("A", "success")
+    world = World(
+        script(
+            Answer(lines([two, one], done), cut()),
+            Answer(lines([done, two])),
+            Answer([], silence()),
+            Answer.of({"tasks": [two, done], "next": None}),
+            Answer.of({"tasks": [one, two, done], "next": None}),
+        )
+    )
+    given, _ = world.drive(operations.changes(world.core(), state="", name=None, limit=5), most=4)
+    assert given == [two, one, done, one]
+    assert set(targets(world)[:3]) == {"/v1/operator/tasks_stream?state=&limit=5"}
+    assert targets(world)[3:] == ["/v1/operator/tasks?state=&limit=5"] * 2
+    assert all(request.authorized for request in world.requests)
+
+
+def test_overviews_go_on_over_cuts() -> None:
+    world = World(script(Answer(lines({"n": 1}, {"n": 2}), cut()), Answer(lines({"n": 2}, {"n": 3}))))
+    assert world.drive(operations.overviews(world.core()), most=3)[0] == [{"n": 1}, {"n": 2}, {"n": 3}]
+
+
+def test_what_was_given_is_not_remembered_for_ever() -> None:
+    many = [row(str(number), "queued") for number in range(3 * operations.REMEMBERED)]
+    given = operations._Given()
+    assert len(list(given.give([many]))) == len(many)
+    assert len(given._items) == operations.REMEMBERED
+    assert list(given.give([many[-10:]])) == []
+
+
+def test_the_operators_calls() -> None:
+    group = "0123456789abcdef"
+    calls: list[tuple[Any, str, str, Any]] = [
+        (operations.overview, "GET", "overview", None),
+        (operations.account, "GET", "account", None),
+        (
+            partial(operations.tasks, state="error", since=datetime(2026, 1, 2, tzinfo=UTC), after=None),
+            "GET",
+            "tasks?state=error&since=2026-01-02T00%3A00%3A00%2B00%3A00",
+            None,
+        ),
+        (partial(operations.task, key=A), "GET", f"tasks/{A}", None),
+        (partial(operations.failures, name="a b"), "GET", "failures?name=a%20b", None),
+        (partial(operations.history, period="day"), "GET", "history?period=day", None),
+        (partial(operations.retry, keys=[A, read("K")]), "POST", "retry", {"tasks": [A, "K"]}),
+        (partial(operations.retry, group=group, limit=5), "POST", "retry", {"group": group, "limit": 5}),
+        (partial(operations.pause, queue="a/b"), "POST", "queues/a%2Fb", {"action": "pause"}),
+        (partial(operations.resume, queue="low"), "POST", "queues/low", {"action": "resume"}),
+        (partial(operations.clear, queue="low"), "POST", "queues/low", {"action": "clear"}),
+    ]
+    for verb, method, path, body in calls:
+        world = World(script(Answer.of({"the": "answer"})))
+        assert world.drive(verb(world.core()))[1] == {"the": "answer"}
+        (request,) = world.requests
+        assert (request.method, request.target) == (method, f"/v1/operator/{path}")
+        assert (body_of(request), request.authorized) == (body, True)
+        assert request.repeatable is (body != {"action": "clear"})
+    world = World(script(Answer.of([DONE])))
+    assert world.drive(operations.cancel(world.core(), A))[1] == [read(A, "success", result=1)]
+    wrong: Any
+    for wrong in ({}, {"keys": A, "group": group}):
+        with pytest.raises(ValueError, match="give keys or group, one of them"):
+            operations.retry(world.core(), **wrong)
+
+
+def test_rows_are_all_pages() -> None:
+    pages = [
+        {"tasks": [row("A", "queued")], "next": "c1"},
+        {"tasks": [], "next": "c2"},
+        {"tasks": [row("B", "error")], "next": None},
+    ]
+    world = World(script(*map(Answer.of, pages)))
+    assert world.drive(operations.rows(world.core(), name="x"))[0] == [row("A", "queued"), row("B", "error")]
+    assert targets(world) == ["/v1/operator/tasks?name=x" + after for after in ("", "&after=c1", "&after=c2")]

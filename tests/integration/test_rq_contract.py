@@ -20,7 +20,7 @@ from rq.registry import FailedJobRegistry, FinishedJobRegistry, StartedJobRegist
 from dragon.auth import hash_key
 from dragon.config import ROOT
 from dragon.store import names
-from tests.system import Process, System, environment, eventually
+from tests.system import Client, Process, System, environment, eventually
 
 OwnSystem = Callable[..., System]
 RQ = str(Path(sys.executable).parent / "rq")
@@ -110,6 +110,8 @@ async def test_rqs_own_worker_empties_the_same_queue_with_the_same_statuses(
         {"task_name": "test.value", "kind": "null"},
         {"task_name": "test.file", "text": "by RQ"},
         {"task_name": "test.fetch", "url": f"{system.url}/healthz"},
+        {"task_name": "test.prints"},
+        {"task_name": "test.async_say", "texts": ["one", "two"], "more": ["three"]},
     ]
     async with system.client() as client:
         keys = [status["key"] for status in await client.create(*definitions)]
@@ -120,7 +122,7 @@ async def test_rqs_own_worker_empties_the_same_queue_with_the_same_statuses(
         async with client.session.get(url) as response:
             assert await response.text() == "by RQ"
         # RQ itself writes the end of its job after the horse has gone.
-        await eventually(lambda: "3 jobs" in worker.output or _finished(system) >= 6, 20)
+        await eventually(lambda: "3 jobs" in worker.output or _finished(system) >= 8, 20)
         worker.terminate()
         life = system.config.files.life
         with redis.Redis.from_url(system.config.redis.url) as connection:
@@ -130,6 +132,11 @@ async def test_rqs_own_worker_empties_the_same_queue_with_the_same_statuses(
         assert lives[5] > life
         system.start_worker()
         by_dragon = await client.create(*definitions, block=True)
+        logs = [[await texts_of(client, status["key"]) for status in statuses] for statuses in (by_rq, by_dragon)]
+    assert logs[0] == logs[1]
+    assert logs[0][1] == ["2 …", "1 …"]
+    assert logs[0][-2][:2] == ["standard output 1 in two parts", "standard error"]
+    assert logs[0][-1] == ["one", "two", "three"]
     for one in (by_rq, by_dragon):
         one[5]["result"] = "a URL"
     assert [without_dates(status) for status in by_rq] == [without_dates(status) for status in by_dragon]
@@ -155,6 +162,11 @@ async def test_rqs_own_worker_comes_to_the_tasks_of_every_account(own_system: Ow
         start_rq_worker(system, "default")
         final = await client.status(*keys, block=True, timeout=50)
         assert [status["status"] for status in final] == ["success"] * 4
+
+
+async def texts_of(client: Client, key: str) -> list[str]:
+    async with client.session.get("/v1/log", params={"task": key}) as response:
+        return [line["text"] for line in orjson.loads(await response.read())["lines"]]
 
 
 def _finished(system: System) -> int:

@@ -19,7 +19,7 @@ import pytest
 from dragon.config import ROOT, Config
 from dragon.embedded import EmbeddedRedis, find_server
 from tests.figures import seeded
-from tests.proxies import BufferingProxy, CuttingProxy
+from tests.http_proxies import BufferingProxy, CuttingProxy
 from tests.system import System, running_system, test_config
 
 FOLDER = ROOT / "dragon" / "server" / "js"

@@ -17,6 +17,7 @@ PATHS = {
     "/v1/stream": {"GET", "POST"},
     "/v1/create_file": {"GET", "POST"},
     "/v1/create_file/cat.jpg": {"GET", "POST"},
+    "/v1/log": {"GET"},
     "/v1/file": {"GET", "HEAD"},
     "/v1/file/cat.jpg": {"GET", "HEAD"},
     "/v1/tasks": {"GET", "HEAD"},

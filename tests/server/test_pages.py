@@ -333,6 +333,7 @@ CALLS: list[tuple[str, str, Any, bool, int]] = [
     ("GET", "/v1/file", None, False, 400),
     ("GET", "/files/FILE/output.txt", None, False, 200),
     ("GET", "/files/FILE/other.txt", None, False, 404),
+    ("GET", "/v1/log?task=KEY", None, False, 200),
     ("GET", "/v1/tasks", None, False, 200),
     ("DELETE", "/v1/tasks/KEY", None, True, 200),
     ("DELETE", "/v1/tasks/x", None, True, 400),

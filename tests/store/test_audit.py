@@ -19,8 +19,9 @@ from dragon.connections import Redis
 from dragon.files.audit import filenames
 from dragon.keys import new_key
 from dragon.status import CANCELLED, ERROR, SUCCESS, Status, parse_line, timestamp
-from dragon.store import names, tasks, workers
+from dragon.store import logs, names, tasks, workers
 from dragon.store.audit import Report, _Displaced, _search, audit, examine
+from dragon.store.logs import LogWrite
 from dragon.store.scripts import script
 from dragon.store.tasks import NewTask, Reserved, Usage, Write
 from dragon.store.workers import WorkerFacts
@@ -104,6 +105,8 @@ async def take(redis: Redis, *roles: str, keys: dict[str, str], config: Config) 
 
 
 async def test_a_house_with_something_of_everything_is_sound(house: House) -> None:
+    write = LogWrite(house.keys["reserved"], 1, 60, [(1, b"1 123 text")])
+    assert await logs.append(house.redis, "w", [write], life=LIFE, most=10) == [True]
     report = await house.audit()
     assert report.findings == (), describe(report)
     assert (report.waiting, report.reserved, report.ended) == (3, 1, 3)
@@ -468,6 +471,17 @@ BROKEN: dict[str, tuple[list[Command], list[str]]] = {
         [
             "reuse | dragon:reuse:{reuse} | dragon:reuse:{reuse} names {failed} for a request to be answered with, "
             "which ended in an error: DEL dragon:reuse:{reuse}"
+        ],
+    ),
+    "a log has no end, and another no task's name": (
+        ["XADD dragon:log:{filed} 1-1 l x", "XADD dragon:log:{nobody} 1-1 l x", "XADD dragon:log:x 1-1 l x"],
+        [
+            "leftover | dragon:log:x | dragon:log:x has the name of a log, but of no task: see what it is (TYPE "
+            "dragon:log:x), and delete it (DEL dragon:log:x)",
+            "life | dragon:log:{filed} | dragon:log:{filed} has no end, so that it outlives its task: EXPIRE "
+            "dragon:log:{filed} 604800",
+            "life | dragon:log:{nobody} | dragon:log:{nobody} has no end, so that it outlives its task: EXPIRE "
+            "dragon:log:{nobody} 604800",
         ],
     ),
     "a request is answered for ever": (

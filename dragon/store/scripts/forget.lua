@@ -8,7 +8,7 @@ for _, key in ipairs(ARGV) do
     redis.call('HINCRBY', ACCOUNT .. task.account, 'bytes', -tonumber(redis.call('HGET', TASK .. key, 'bytes') or 0))
     if task.reuse ~= '' and redis.pcall('GET', REUSE .. task.reuse) == key then redis.call('DEL', REUSE .. task.reuse) end
     redis.call('ZREM', RQ_FINISHED .. task.queue, key)  -- RQ's own worker has listed it for longer
-    redis.call('DEL', TASK .. key)
+    redis.call('DEL', TASK .. key, LOG .. key)
     count = count + 1
   end
 end
