@@ -1,28 +1,30 @@
 """The examples of the reference: each call, and each task, with curl, in JavaScript and in Python.
 
 They go into the OpenAPI document as `x-codeSamples`, from there onto /docs; the tests run every one as it stands. curl
-comes with each call (openapi.py), JavaScript and Python from the table here, or made of the call where it has no row.
+comes with each call (openapi.py), JavaScript and Python from the table here; what it does not have is made of the call.
 """
 
 from __future__ import annotations
 
 import json
 import keyword
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from dragon.config import Config
 from dragon.server.notation import JAVASCRIPT, JSON, PYTHON, WIDTH
+from dragon.server.plain_examples import PATH_VALUES, plain_javascript, plain_python
 from dragon.server.schema_words import parameters_of
 
 Sample = dict[str, str]
 
 
 class Example(NamedTuple):
-    """What stands behind the line that makes the client, in both languages."""
+    """What stands behind the line that makes the client; what is empty is made of the call (plain_examples.py)."""
 
-    javascript: str
-    python: str
+    javascript: str = ""
+    python: str = ""
 
 
 class Places(NamedTuple):
@@ -41,13 +43,9 @@ class Places(NamedTuple):
     def fill(self, text: str, path: str = "") -> str:
         for name, value in (("ADDRESS", self.address), ("SECRET", self.secret), ("API_KEY", self.api_key)):
             text = text.replace(f"${name}", value)
-        for name, value in _PATH_VALUES.items():
+        for name, value in PATH_VALUES.items():
             path = path.replace(f"{{{name}}}", value)
         return text.replace("$PATH", path)
-
-
-#: What stands in a path of an example; a task's key is made by the example itself.
-_PATH_VALUES = {"filename": "thumb.jpg", "name": "sample.jpg", "queue": "default"}
 
 
 _JS_CLIENT = """\
@@ -202,6 +200,52 @@ for (const task of await response.json()) {
 for task in client.tasks():
     print(task["name"], "-", task["description"])""",
     ),
+    "GET /v1/operator/overview": Example(python='print(client.operator.overview()["counts"])'),
+    "GET /v1/operator/overview_stream": Example(
+        python="""\
+for overview in client.operator.overviews():
+    print(overview["counts"])
+    break  # or read on"""
+    ),
+    "GET /v1/operator/tasks": Example(
+        python="""\
+for task in client.operator.tasks(state="error", limit=10)["tasks"]:
+    print(task["key"], task["task_name"], task["message"])
+print("that is all")"""
+    ),
+    "GET /v1/operator/tasks/{key}": Example(
+        python="""\
+[task] = client.create([("countdown", {})])
+print(client.operator.task(task.key)["attempts"])"""
+    ),
+    "GET /v1/operator/failures": Example(
+        python="""\
+for group in client.operator.failures()["groups"]:
+    print(group["count"], group["task_name"], group["message"])
+print("that is all")"""
+    ),
+    "POST /v1/operator/retry": Example(
+        python="""\
+[task] = client.create([("countdown", {})])
+print(client.operator.retry([task.key]))  # this one has not failed: the message says so"""
+    ),
+    "POST /v1/operator/cancel": Example(
+        python="""\
+[task] = client.create([("countdown", {"from": 1000})])
+print(client.operator.cancel([task.key]))"""
+    ),
+    "POST /v1/operator/queues/{queue}": Example(
+        """\
+const response = await fetch("$ADDRESS$PATH", {
+  method: "POST",
+  headers: { Authorization: "Secret $SECRET" },
+  body: JSON.stringify({ action: "resume" }),
+});
+console.log(await response.json());""",
+        'print(client.operator.resume("default"))',
+    ),
+    "GET /v1/operator/account": Example(python='print(client.operator.account()["name"])'),
+    "GET /v1/operator/history": Example(python='print(client.operator.history("hour")["names"])'),
 }
 
 
@@ -220,14 +264,14 @@ def call_samples(places: Places, name: str, path: str, operation: Mapping[str, A
     """The examples of a call in all three languages; none when it has no curl. `name` is `METHOD /first/path`."""
     if not curl:
         return []
-    example = EXAMPLES.get(name) or Example(_fetch(name, operation), _low_level(name, operation))
-    javascript, python = (
-        client + "\n" + text if uses in text else text
-        for client, uses, text in (
-            (_JS_CLIENT, "dragon.", example.javascript),
-            (_PY_CLIENT, "client.", example.python),
-        )
-    )
+    method, _, call = name.partition(" ")
+    row = EXAMPLES.get(name, Example())
+    javascript = row.javascript or plain_javascript(method, call, operation)
+    python = row.python or plain_python(method, call, operation)
+    if re.search(r"\bdragon\.\w+\(", javascript):
+        javascript = f"{_JS_CLIENT}\n{javascript}"
+    if re.search(r"\bclient\.[\w.]+\(", python):
+        python = f"{_PY_CLIENT}\n{python}"
     return [
         {"lang": lang, "label": label, "source": places.fill(source, path)}
         for lang, label, source in (
@@ -236,52 +280,6 @@ def call_samples(places: Places, name: str, path: str, operation: Mapping[str, A
             ("Python", "Python", python),
         )
     ]
-
-
-# --- Calls without a row ----------------------------------------------------------------------------------------------
-
-
-def _fetch(name: str, operation: Mapping[str, Any]) -> str:
-    """A plain fetch."""
-    method = name.partition(" ")[0]
-    options = [] if method == "GET" else [f'method: "{method}"']
-    if operation.get("security"):
-        options.append('headers: { Authorization: "Secret $SECRET" }')
-    body = _body_of(operation)
-    if body is not None:
-        options.append(f"body: JSON.stringify({JAVASCRIPT.write(body, '  ')})")
-    given = ", {{\n  {}\n}}".format(",\n  ".join(options)) if options else ""
-    read = next((read for media, read in _READ.items() if media in _media_types(operation)), _READ["text/plain"])
-    return f'const response = await fetch("$ADDRESS$PATH"{given});\nconsole.log({read});'
-
-
-#: How JavaScript reads an answer.
-_READ = {
-    "application/json": "await response.json()",
-    "*/*": '(await response.blob()).size, "bytes"',
-    "text/plain": "await response.text()",
-}
-
-
-def _low_level(name: str, operation: Mapping[str, Any]) -> str:
-    method = name.partition(" ")[0]
-    if "application/json" not in _media_types(operation):
-        return (
-            "from urllib.request import urlopen\n\n"
-            'with urlopen("$ADDRESS$PATH") as response:\n    print(len(response.read()), "bytes")'
-        )
-    body = _body_of(operation)
-    given = "" if body is None else f", {PYTHON.write(body)}"
-    return f'print(client.call("{method}", "$PATH"{given}))'
-
-
-def _body_of(operation: Mapping[str, Any]) -> Any:
-    content = operation.get("requestBody", {}).get("content", {})
-    return next((media.get("example") for media in content.values()), None)
-
-
-def _media_types(operation: Mapping[str, Any]) -> set[str]:
-    return set(operation["responses"].get("200", {}).get("content", ()))
 
 
 # --- Tasks ------------------------------------------------------------------------------------------------------------

@@ -14,13 +14,13 @@ from dragon import __version__
 from dragon.config import Config
 from dragon.definition import NAME_LIMIT, RESERVED
 from dragon.server.examples import Places, call_samples, demo_definition, task_samples
+from dragon.server.plain_examples import EXAMPLE_KEY as EXAMPLE_KEY
 from dragon.store.logs import MOST_NUMBERS
 from dragon.task import Registry, Task
 
 Schema = dict[str, Any]
 
 _KEY_PATTERN = "^[A-Z2-7]{26}$"
-EXAMPLE_KEY = "6GRQ3H5EHU7GXUTIOSS2GUDPGQ"
 _QUEUED = {"status": "queued", "key": EXAMPLE_KEY, "events": {"queued": "2013-04-03T15:47:27.703674+00:00"}}
 _FAILED = {
     "status": "error",
