@@ -96,7 +96,7 @@ async def test_through_a_proxy_that_cuts_anywhere(quick: System, node: str, tmp_
         )
         assert "# pass 1\n" in output
         print(f"{proxy.cuts} cuts")
-        assert proxy.cuts > 10
+        assert proxy.cuts > 2
     check_marks(tmp_path / "marks", 3 + 40 + 2)
 
 
