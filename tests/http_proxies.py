@@ -23,20 +23,16 @@ class CuttingProxy:
     """Passes bytes on, and ends each connection after some bytes of the server's: anywhere in heads, lines, characters.
 
     Half of them are reset, half are closed as if nothing more was to come. Of ten connections one is lost before the
-    server hears of it, and one before the client has a byte of the answer. `rest()` ends all that.
+    server hears of it, and one before the client has a byte of the answer.
     """
 
-    def __init__(self, target: str, chance: random.Random, most: int = 40_000) -> None:
+    def __init__(self, target: str, chance: random.Random, most: int = 100_000) -> None:
         self.url = ""
         self.cuts = 0
         self._target = urlsplit(target)
         self._chance = chance
         self._most = most  # bytes of the server's that one connection passes on: more than its longest line has
-        self._cuts_no_more = False
         self._tasks: set[asyncio.Task[None]] = set()
-
-    def rest(self) -> None:
-        self._cuts_no_more = True
 
     @contextlib.asynccontextmanager
     async def serving(self) -> AsyncIterator[CuttingProxy]:
@@ -57,7 +53,7 @@ class CuttingProxy:
         target: _End | None = None
         try:
             kind = self._chance.random()
-            if kind < 0.1 and not self._cuts_no_more:
+            if kind < 0.1:
                 await reader.read(1)  # a request that no server hears of
                 self.cuts += 1
                 return
@@ -77,7 +73,7 @@ class CuttingProxy:
         up = asyncio.ensure_future(_copy(client[0], target[1]))
         try:
             while data := await target[0].read(1 << 16):
-                if not self._cuts_no_more and len(data) >= bytes_left:
+                if len(data) >= bytes_left:
                     self.cuts += 1
                     client[1].write(data[:bytes_left])
                     await client[1].drain()

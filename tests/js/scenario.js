@@ -1,7 +1,7 @@
 // What is done through a bad network, in Node and in Chromium: many tasks, created and followed in every way.
 
 /** Follows tasks to their ends; what was seen of each, by key. */
-export async function throughABadNetwork(Dragon, options, path, count) {
+export async function throughABadNetwork(Dragon, options, path, count, seconds = 0.1) {
   const dragon = new Dragon(options);
   const seen = new Map();
   const note = (status) => seen.set(status.key, [...(seen.get(status.key) ?? []), status]);
@@ -11,6 +11,7 @@ export async function throughABadNetwork(Dragon, options, path, count) {
   const runs = Array.from({ length: count }, (_, i) =>
     dragon.run("test.echo", { text: `Ünïcödé 🐉 ${i} ${"ж".repeat(100)}` }, { onStatus: note }).then((result) => result.text),
   );
+  const long = dragon.run("test.async_sleep", { seconds }, { onStatus: note }); // as long as that one, a buffer keeps all of this tick back
   const streams = [[mark(0.1), progress], [progress, mark(0)], [mark(0.2)]].map(async (definitions) => {
     for await (const status of dragon.stream(definitions)) note(status);
   });
@@ -21,7 +22,7 @@ export async function throughABadNetwork(Dragon, options, path, count) {
   const created = await dragon.create([mark(0), mark(0.05), { task_name: "no.such" }]);
   for await (const status of dragon.follow(created.map((status) => status.key))) note(status);
   const texts = await Promise.all(runs);
-  await Promise.all([...streams, ...later]);
+  await Promise.all([long, ...streams, ...later]);
   return { texts, seen: [...seen.values()], created: created.length, marks: 3 + count + 2 };
 }
 

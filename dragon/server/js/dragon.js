@@ -221,7 +221,8 @@ export class Dragon {
         for await (const value of this.#values(path, this.#body(pump, polls), pump.stop.signal, tries)) {
           const statuses = [value].flat();
           if (pump.calls) this.#created(pump, [...statuses]);
-          if (statuses.filter((status) => this.#tell(status)).length) tries.count = 0;
+          const told = statuses.filter((status) => this.#tell(status));
+          tries.count = told.length ? 0 : Math.min(2, tries.count);
           if (!pump.keys.size) return;
         }
       } catch (error) {
@@ -309,7 +310,7 @@ export class Dragon {
     if (creates) this.#create(list, options, follower).then(() => follower.end(), (error) => follower.end(error));
     else {
       for (const key of list) {
-        if (!(this.#next.at(-1)?.keys.size % KEYS)) this.#next.push(newPump()); // none, left by all, or full
+        if (!(this.#next.at(-1)?.keys.size % KEYS)) this.#next.push(newPump());
         this.#watch(key, follower, this.#next.at(-1));
       }
       this.#soon(follower.end());
