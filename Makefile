@@ -7,10 +7,10 @@ BIN    := $(VENV)/bin
 TESTS  ?= -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check bench faults guards format browser clean
+.PHONY: help setup run test check bench faults guards format browser typescript clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # Three stamps: what `make run` needs is installed in seconds, the tools of the tests and the peers of the bench only
 # when they are wanted. All are made again when pyproject.toml changes.
@@ -31,7 +31,7 @@ setup: $(VENV)/.installed ## make .venv with what dragon needs to run
 run: setup ## Redis, server and worker on this machine (HOST, PORT, DRAGON_DATA); Ctrl-C ends all
 	@$(BIN)/dragon up
 
-test: check browser ## format, lint, types and all tests
+test: check browser typescript ## format, lint, types and all tests
 	$(BIN)/python -m pytest $(TESTS)
 
 check: $(VENV)/.installed-test ## format, lint and types only
@@ -56,6 +56,9 @@ guards: $(VENV)/.installed-test ## take out each guard in a copy and see its tes
 
 browser: ## install Chromium for the browser tests, if it is missing and that is possible
 	@.ci/browser
+
+typescript: setup ## install the TypeScript compiler for a test of the client's types, if there is npm
+	@.ci/typescript $(VENV)
 
 clean: ## remove .venv and all caches; the data in var/ stays
 	rm -rf $(VENV) dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

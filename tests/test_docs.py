@@ -20,6 +20,7 @@ from dragon.client.blocking import Operator
 from dragon.config import ROOT, load_config, settings
 from dragon.server.app import create_app
 from dragon.task import Registry, load_tasks
+from tests.language_examples import run_example
 from tests.shell_examples import run_shell
 from tests.system import Client, System
 
@@ -148,6 +149,27 @@ EXAMPLES = [
     for name in ("README.md", "docs/api.md", "docs/operator-api.md")
     for number, source in enumerate(blocks(text_of(name), "sh example"), 1)
 ]
+
+
+#: Examples in other languages, each with the language that tests/language_examples.py runs.
+PROGRAMS = [
+    pytest.param(language, source, id=f"{name}-{kind}-{number}")
+    for name in ("README.md",)
+    for kind, language in (("js", "JavaScript"), ("python", "Python"))
+    for number, source in enumerate(blocks(text_of(name), f"{kind} example"), 1)
+]
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(("language", "source"), PROGRAMS)
+def test_programs_work_as_they_stand(system: System, language: str, source: str, tmp_path: Path) -> None:
+    assert EXAMPLES_ADDRESS in source
+    assert run_example(language, source.replace(EXAMPLES_ADDRESS, system.url), tmp_path)
+
+
+def test_the_quick_start_has_a_page_and_a_program_in_each_language() -> None:
+    assert len(blocks(text_of("README.md"), "html example")) == 1
+    assert len(PROGRAMS) == 2
 
 
 def test_both_pages_have_examples_and_no_shell_block_is_left_out() -> None:

@@ -19,6 +19,7 @@ from dragon.files import open_files
 from dragon.operator import Operator
 from dragon.processes import calm_collector
 from dragon.server.answers import answer_errors, identify, trace_requests
+from dragon.server.client_files import ClientFiles
 from dragon.server.dashboard_pages import DashboardPages
 from dragon.server.health import Health
 from dragon.server.history import History
@@ -72,6 +73,7 @@ def create_app(config: Config, redis_url: str) -> web.Application:
     app.add_routes(Metrics(service, tally).routes())
     app.add_routes(Pages(config, registry).routes())
     app.add_routes(DashboardPages(config).routes())
+    app.add_routes(ClientFiles(registry).routes())
 
     async def run_feed(_app: web.Application) -> AsyncIterator[None]:
         with contextlib.suppress(Unavailable):

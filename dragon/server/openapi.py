@@ -5,31 +5,32 @@ The page at /docs is made of it too. tests/server/test_pages.py holds it against
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from typing import Any
 
 from dragon import __version__
 from dragon.config import Config
 from dragon.definition import NAME_LIMIT, RESERVED
+from dragon.server.examples import Places, call_samples, demo_definition, task_samples
+from dragon.server.plain_examples import EXAMPLE_KEY as EXAMPLE_KEY
 from dragon.store.logs import MOST_NUMBERS
 from dragon.task import Registry, Task
 
 Schema = dict[str, Any]
 
 _KEY_PATTERN = "^[A-Z2-7]{26}$"
-_EXAMPLE_KEY = "6GRQ3H5EHU7GXUTIOSS2GUDPGQ"
-_QUEUED = {"status": "queued", "key": _EXAMPLE_KEY, "events": {"queued": "2013-04-03T15:47:27.703674+00:00"}}
+_QUEUED = {"status": "queued", "key": EXAMPLE_KEY, "events": {"queued": "2013-04-03T15:47:27.703674+00:00"}}
 _FAILED = {
     "status": "error",
-    "key": _EXAMPLE_KEY,
+    "key": EXAMPLE_KEY,
     "events": {"queued": "2013-04-03T15:47:27.703717+00:00", "completed": "2013-04-03T15:47:27.729026+00:00"},
     "result": "File 'http://files.com/cat.jpeg' is not a valid image file",
 }
 _FINAL = {
     "status": "success",
-    "key": _EXAMPLE_KEY,
+    "key": EXAMPLE_KEY,
     "events": {
         "queued": "2013-04-03T15:47:27.703674+00:00",
         "started": "2013-04-03T15:47:27.707526+00:00",
@@ -66,7 +67,7 @@ _TAGS = {
 
 def demo_secret(config: Config) -> str:
     """The secret key for examples: the demo account's, which everybody knows, where there may be a demo account."""
-    return "123456" if config.listens_on_loopback else "YOUR-SECRET-KEY"
+    return Places.of(config).secret
 
 
 def build_document(config: Config, registry: Registry) -> dict[str, Any]:
@@ -84,7 +85,7 @@ def build_document(config: Config, registry: Registry) -> dict[str, Any]:
         "tags": [{"name": name, "description": text} for name, text in _TAGS.items()],
         "paths": _paths(config),
         "components": {
-            "schemas": _schemas(config) | _task_schemas(tasks),
+            "schemas": _schemas(config) | _task_schemas(Places.of(config), tasks),
             "responses": _RESPONSES,
             "headers": _HEADERS,
             "securitySchemes": _SECURITY_SCHEMES,
@@ -118,12 +119,19 @@ _KEY: Schema = {
     "type": "string",
     "pattern": _KEY_PATTERN,
     "description": "A task's key: 16 random bytes in unpadded base32.",
-    "examples": [_EXAMPLE_KEY],
+    "examples": [EXAMPLE_KEY],
 }
 _FLAG: Schema = {"enum": [True, False, "true", "false", 1, 0, "1", "0", None], "default": False}
 _CREDENTIALS: Schema = {
     "secret": {"type": ["string", "null"], "description": "A secret key, unless it is in the Authorization header."},
     "api_key": {"type": ["string", "null"], "description": "An api key, unless it is in the Authorization header."},
+}
+_REPEATABLE: Schema = {
+    "idempotency_key": {
+        "type": ["string", "null"],
+        "maxLength": 255,
+        "description": "As the header Idempotency-Key, which wins; a page that sends it here needs no preflight.",
+    },
 }
 
 
@@ -156,8 +164,8 @@ def _schemas(config: Config) -> dict[str, Schema]:
             description="Any error but a 400: one sentence for the reader.",
         ),
         "ParameterErrors": _PARAMETER_ERRORS,
-        "CreateBody": _object({"tasks": definitions, **waiting, **_CREDENTIALS}, ["tasks"]),
-        "CreateStreamBody": _object({"tasks": definitions, **_CREDENTIALS}, ["tasks"]),
+        "CreateBody": _object({"tasks": definitions, **waiting, **_REPEATABLE, **_CREDENTIALS}, ["tasks"]),
+        "CreateStreamBody": _object({"tasks": definitions, **_REPEATABLE, **_CREDENTIALS}, ["tasks"]),
         "CreateFileBody": _object({"task": _ref("TaskDefinition"), **_CREDENTIALS}, ["task"]),
         "StatusBody": _object({"tasks": keys, **waiting, "details": details}, ["tasks"]),
         "StatusStreamBody": _object({"tasks": keys}, ["tasks"]),
@@ -466,7 +474,7 @@ _OPERATOR_SCHEMAS: dict[str, Schema] = {
 # --- The tasks' own schemas -------------------------------------------------------------------------------------------
 
 
-def _task_schemas(tasks: list[Task]) -> dict[str, Schema]:
+def _task_schemas(places: Places, tasks: list[Task]) -> dict[str, Schema]:
     """Three components for each task: its parameters, its result, and the definition that a client posts."""
     components: dict[str, Schema] = {}
     for task in tasks:
@@ -475,7 +483,7 @@ def _task_schemas(tasks: list[Task]) -> dict[str, Schema]:
         parameters = _hoisted(entry["parameters"], f"{name}.parameters", components)
         components[f"{name}.parameters"] = parameters
         components[f"{name}.result"] = _hoisted(entry["result"], f"{name}.result", components)
-        components[name] = _definition(task, parameters)
+        components[name] = _with_examples(places, _definition(task, parameters))
     components["TaskDefinition"] = _any_definition(tasks)
     return components
 
@@ -503,6 +511,11 @@ def _definition(task: Task, parameters: Schema) -> Schema:
         additionalProperties=False,
         **{"x-task": {"output_files": list(task.outputs), "timeout": task.timeout, "max_attempts": task.max_attempts}},
     )
+
+
+def _with_examples(places: Places, definition: Schema) -> Schema:
+    example = {"task_name": definition["properties"]["task_name"]["const"], **demo_definition(places, definition)}
+    return definition | {"examples": [example], "x-codeSamples": task_samples(places, definition)}
 
 
 def _any_definition(tasks: list[Task]) -> Schema:
@@ -675,13 +688,18 @@ _ANYWHERE = [*_BY_HEADER, {"secretQuery": []}, {"apiKeyQuery": []}, {}]
 
 def _paths(config: Config) -> dict[str, Any]:
     paths: dict[str, Any] = {}
-    groups = (_task_calls(config), _file_calls(config), _operator_calls(), _server_calls(), _page_calls())
-    for names, method, operation in itertools.chain(*groups):
+    calls = (
+        *(_task_calls(config), _file_calls(config), _operator_calls()),
+        *(_server_calls(), _client_calls(), _page_calls()),
+    )
+    for names, method, operation in chain.from_iterable(calls):
         for path in names:
             parameters = [*_path_parameters(path), *operation.get("parameters", [])]
             placed = operation | ({"parameters": parameters} if parameters else {})
             placed["operationId"] = _operation_id(method, path)
-            _add_curl(config, placed, path)
+            name = f"{method.upper()} {names[0]}"
+            samples = call_samples(Places.of(config), name, path, placed, placed.pop("curl"))
+            placed |= {"x-codeSamples": samples} if samples else {}
             paths.setdefault(path, {})[method] = placed
     return paths
 
@@ -704,16 +722,6 @@ def _operation(
     full = {"503": _ref("Full", "responses")}  # on any path; most can have it for other reasons too
     operation["responses"] = dict(sorted((full | answers | common).items()))
     return operation | {"curl": curl}
-
-
-def _add_curl(config: Config, operation: dict[str, Any], path: str) -> None:
-    """`$ADDRESS`, `$SECRET` and `$PATH` of the example become what they are on this server."""
-    lines = operation.pop("curl")
-    filled_path = path.replace("{filename}", "thumb.jpg")
-    for place, value in (("ADDRESS", config.public_url), ("SECRET", demo_secret(config)), ("PATH", filled_path)):
-        lines = lines.replace(f"${place}", value)
-    if lines:
-        operation["x-codeSamples"] = [{"lang": "Shell", "label": "curl", "source": lines}]
 
 
 def _operation_id(method: str, path: str) -> str:
@@ -766,7 +774,8 @@ _TASK_KEYS = _query(
 )
 _TEXT_FLAG: Schema = {"enum": ["true", "false", "1", "0", ""], "default": "false"}
 _HELLO = {"tasks": [{"task_name": "hello", "name": "John"}, {"task_name": "hello", "name": "Jane"}]}
-_ONE_KEY = {"tasks": [_EXAMPLE_KEY]}
+_LIVE = {"tasks": [{"task_name": "hello", "name": "John"}, {"task_name": "countdown", "from": 10, "delay": 0.3}]}
+_ONE_KEY = {"tasks": [EXAMPLE_KEY]}
 _MAKE_KEY = """KEY=$(curl -s $ADDRESS/v1/create -H 'Authorization: Secret $SECRET' \\
   -d '{"tasks": {"task_name": "countdown"}}' | grep -o '[A-Z2-7]\\{26\\}')
 """
@@ -809,10 +818,10 @@ def _task_calls(config: Config) -> Iterator[_Call]:
   -d '{"tasks": [{"task_name": "hello", "name": "John"}, {"task_name": "countdown"}]}'""",
             security=_BY_HEADER_OR_BODY,
             parameters=[_IDEMPOTENCY_KEY],
-            requestBody=_body("CreateStreamBody", _HELLO),
+            requestBody=_body("CreateStreamBody", _LIVE),
         ),
     )
-    block = _query("block", "Answer when all are final, or when `timeout` is over.", _TEXT_FLAG)
+    block = _query("block", "Answer when all are final, or when `timeout` is over.", _TEXT_FLAG, example="true")
     timeout = _query("timeout", "In seconds.", {"type": "number", "minimum": 0, "default": config.server.block_timeout})
     more = _query(
         "details", "Add task_name, parameters, task_metas, attempt, worker, expires and traceparent.", _TEXT_FLAG
@@ -950,7 +959,7 @@ def _file_calls(config: Config) -> Iterator[_Call]:
             """curl -L -o thumb.jpg $ADDRESS$PATH -H 'Authorization: Secret $SECRET' \\
   -d '{"task": {"task_name": "image.thumb", "width": 480, "url": "$ADDRESS/static/sample.jpg"}}'""",
             security=_BY_HEADER_OR_BODY,
-            requestBody=_body("CreateFileBody", {"task": {"task_name": "image.thumb", "url": sample}}),
+            requestBody=_body("CreateFileBody", {"task": {"task_name": "image.thumb", "width": 480, "url": sample}}),
         ),
     )
     yield (
@@ -968,8 +977,14 @@ def _file_calls(config: Config) -> Iterator[_Call]:
   "$ADDRESS$PATH?task_name=image.thumb&width=480&url=$ADDRESS/static/sample.jpg\"""",
             security=_ANYWHERE,
             parameters=[
-                _query("task_name", "The task's name.", {"type": "string", "examples": ["image.thumb"]}, required=True),
-                _query("parameters", "The task's parameters, each by its own name.", {"type": "object"}, explode=True),
+                _query("task_name", "The task's name.", {"type": "string"}, required=True, example="image.thumb"),
+                _query(
+                    "parameters",
+                    "The task's parameters, each by its own name.",
+                    {"type": "object"},
+                    explode=True,
+                    example={"width": 480, "url": sample},
+                ),
                 *_SIGNATURE,
             ],
         ),
@@ -1298,6 +1313,24 @@ def _server_calls() -> Iterator[_Call]:
             "curl $ADDRESS$PATH",
         ),
     )
+
+
+def _client_calls() -> Iterator[_Call]:
+    script, types = "text/javascript", "application/typescript"
+    for path, media, summary, text in (
+        ("/v1/dragon.js", script, "The JavaScript client", "One ES module without dependencies, for pages and Node."),
+        ("/v1/dragon-elements.js", script, "Custom elements", "`<dragon-img>` and `<dragon-progress>`, on the client."),
+        ("/v1/dragon.d.ts", types, "The client's types", "For TypeScript, and for editors."),
+        (
+            "/v1/tasks.d.ts",
+            types,
+            "The types of this server's tasks",
+            "Beside dragon.d.ts, `dragon.run` knows them all.",
+        ),
+    ):
+        file = _answer("The file.", _content({"type": "string"}, media), ["ETag", "Cache-Control"])
+        answers = {"200": file, "304": "NotModified"}
+        yield (path,), "get", _operation("server", summary, text, answers, "curl -O $ADDRESS$PATH")
 
 
 def _page_calls() -> Iterator[_Call]:

@@ -8,13 +8,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import orjson
 from aiohttp import web
 
 from dragon.config import Config
 from dragon.errors import NotFound
-from dragon.server.openapi import build_document, demo_secret
+from dragon.server.openapi import EXAMPLE_KEY, build_document, demo_secret
 from dragon.server.reference import render_reference
 from dragon.task import Registry, content_type_of
 
@@ -87,7 +88,7 @@ class Pages:
         # The catalogue in the description is sorted here, so that every process of a server gives the same ETag.
         self._openapi = Document.make(orjson.dumps(description), "application/json", _ASK_AGAIN)
         self._index = page(fill(STATIC / "index.html", _index_values(config)))
-        self._docs = page(fill(STATIC / "docs.html", {"reference": render_reference(description)}))
+        self._docs = page(fill(STATIC / "docs.html", _docs_values(config, description)))
         self._static = read_static(STATIC)
 
     def routes(self) -> list[web.RouteDef]:
@@ -137,6 +138,12 @@ def fill(template: Path, values: Mapping[str, str]) -> str:
     """Puts HTML into the {{places}} of a template; a place without a value is a KeyError at start."""
     text = template.read_text("utf-8")
     return re.sub(r"\{\{(\w+)\}\}", lambda found: values[found[1]], text)
+
+
+def _docs_values(config: Config, description: Mapping[str, Any]) -> dict[str, str]:
+    # Only the demo account's key, which everybody knows, ever stands in a page; elsewhere the reader types one.
+    demo = demo_secret(config) if config.listens_on_loopback else ""
+    return {"reference": render_reference(description), "demo_secret": demo, "example_key": EXAMPLE_KEY}
 
 
 def _index_values(config: Config) -> dict[str, str]:

@@ -11,9 +11,18 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from dragon.server.highlight import highlight
+from dragon.server.schema_words import bounds, default_of, description_of, parameters_of, type_of
+from dragon.server.tryit import call_form, task_form
+
 _E = html.escape
 
 _STATUS_TEXTS = {"200": "OK", "204": "No content", "206": "Part", "302": "Redirect", "304": "Not modified"}
+
+_CLIENTS = """\
+The examples in JavaScript are for a page on the account's whitelist; a program in Node gives `secret` instead of \
+`apiKey`. Both clients take up a stream that was cut, lose no status and create no task twice.
+"""
 
 
 def render_reference(document: Mapping[str, Any]) -> str:
@@ -30,43 +39,58 @@ class _Reference:
 
     def html(self) -> str:
         return (
-            f'{self._contents()}\n<div class="reference">\n{self._intro()}{self._all_calls()}{self._all_tasks()}</div>'
+            f"{self._contents()}\n<div class='reference'>\n{self._intro()}{self._all_calls()}{self._all_tasks()}</div>"
         )
+
+    # --- The list of contents ---
 
     def _contents(self) -> str:
-        calls = "".join(
-            f"<li><a href='#{call.anchor}'><span class='method'>{call.method}</span> {_E(call.paths[0])}</a></li>"
-            for calls in self._calls.values()
-            for call in calls
+        groups = "".join(
+            f"<section><h2><a href='#{_anchor(tag)}'>{_E(tag.capitalize())}</a></h2>"
+            f"<ul>{''.join(map(_contents_line, calls))}</ul></section>"
+            for tag, calls in self._calls.items()
         )
-        tasks = "".join(f"<li><a href='#{_anchor(name)}'>{_E(name)}</a></li>" for name in map(_task_name, self._tasks))
+        tasks = "".join(
+            f"<li data-words='{_E(_words(schema['description'], parameters_of(schema)))}'>"
+            f"<a href='#{_task_anchor(name)}'>{_E(name)}</a></li>"
+            for name, schema in ((_task_name(schema), schema) for schema in self._tasks)
+        )
         return (
-            "<nav class='contents' aria-label='Contents'><h2>Calls</h2>"
-            f"<ul>{calls}</ul><h2><a href='#tasks'>Tasks</a></h2><ul>{tasks}</ul></nav>"
+            "<nav class='contents' aria-label='Contents'>"
+            "<button class='menu' type='button' aria-expanded='false' aria-controls='contents' hidden>Contents</button>"
+            "<div id='contents'><div class='filter' hidden><label for='filter'>Filter</label>"
+            "<input id='filter' type='search' placeholder='Filter' autocomplete='off' spellcheck='false'>"
+            "<kbd title='Press / to filter'>/</kbd></div><p class='nothing' role='status'></p>"
+            f"{groups}<section><h2><a href='#tasks'>Tasks</a></h2><ul>{tasks}</ul></section></div></nav>"
         )
 
+    # --- Calls ---
+
     def _intro(self) -> str:
-        return f"<section class='intro'>{_paragraphs(self._document['info']['description'])}</section>\n"
+        about = _paragraphs(f"{self._document['info']['description']}\n\n{_CLIENTS}")
+        return f"<section class='intro' id='start'>{about}</section>\n"
 
     def _all_calls(self) -> str:
         return "".join(
-            f"<h2>{_E(tag['name'].capitalize())}</h2>{_paragraphs(tag['description'])}"
-            + "".join(self._call(call) for call in self._calls[tag["name"]])
+            f"<section class='group'><h2 id='{_anchor(tag['name'])}'>{_E(tag['name'].capitalize())}</h2>"
+            f"{_paragraphs(tag['description'])}" + "".join(map(self._call, self._calls[tag["name"]])) + "</section>"
             for tag in self._document["tags"]
         )
 
     def _call(self, call: _Call) -> str:
-        paths = "<br>".join(f"<span class='method'>{call.method}</span> {_E(path)}" for path in call.paths)
         operation = call.operation
-        parts = [
-            f"<article id='{call.anchor}'><h3><code>{paths}</code></h3><h4>{_E(operation['summary'])}</h4>",
-            _paragraphs(operation["description"]),
-            self._parameters(operation),
-            *(_shell(sample["source"]) for sample in call.samples),
-            self._answers(operation["responses"]),
-            "</article>\n",
-        ]
-        return "".join(parts)
+        paths = "".join(f"<li>{_method(call.method)} {_path(path)}</li>" for path in call.paths)
+        about = (
+            _paragraphs(operation["description"]) + self._parameters(operation) + self._answers(operation["responses"])
+        )
+        trial = call_form(call.anchor, call.method, call.paths, operation, _body_example(operation))
+        return _article(
+            call.anchor,
+            f"{_E(operation['summary'])}",
+            f"<ul class='paths'>{paths}</ul>",
+            about,
+            _examples(call.samples) + (trial if call.samples else ""),
+        )
 
     def _parameters(self, operation: Mapping[str, Any]) -> str:
         rows = [
@@ -74,21 +98,28 @@ class _Reference:
             for item in operation.get("parameters", ())
         ]
         for content in operation.get("requestBody", {}).get("content", {}).values():
-            schema = self._resolve(content["schema"])
-            rows += _member_rows(schema, "body")
-        if not rows:
-            return ""
-        return _table(("Parameter", "Where", "Type", "Default", "What"), rows)
+            rows += _member_rows(self._resolve(content["schema"]), "body")
+        return f"<h4>Parameters</h4>{_table(('Parameter', 'What'), rows)}" if rows else ""
 
     def _answers(self, responses: Mapping[str, Any]) -> str:
-        items = []
-        for code, given in responses.items():
-            response = self._resolve(given)
-            text = _STATUS_TEXTS.get(code, "")
-            shapes = "".join(_example(content) for content in response.get("content", {}).values())
-            title = f"<b class='code'>{_E(code)}</b> <span class='meaning'>{_E(text)}</span>"
-            items.append(f"<li>{title} {_inline(response['description'])}{shapes}</li>")
-        return f"<h5>Answers</h5><ul class='answers'>{''.join(items)}</ul>"
+        """What comes when all goes well is open, the errors fold."""
+        items = {code: self._answer(code, given) for code, given in responses.items()}
+        good = "".join(item for code, item in items.items() if code < "400")
+        bad = {code: item for code, item in items.items() if code >= "400"}
+        codes = " ".join(f"<b class='code bad'>{_E(code)}</b>" for code in bad)
+        return (
+            f"<h4>Answers</h4><ul class='answers'>{good}</ul>"
+            f"<details class='errors'><summary>Errors {codes}</summary>"
+            f"<ul class='answers'>{''.join(bad.values())}</ul></details>"
+        )
+
+    def _answer(self, code: str, given: Mapping[str, Any]) -> str:
+        response = self._resolve(given)
+        meaning = _STATUS_TEXTS.get(code, "")
+        shapes = "".join(map(_example_answer, response.get("content", {}).values()))
+        kind = "good" if code < "400" else "bad"
+        title = f"<b class='code {kind}'>{_E(code)}</b> " + (f"<span class='meaning'>{meaning}</span> " * bool(meaning))
+        return f"<li>{title}{_inline(response['description'])}{shapes}</li>"
 
     def _resolve(self, thing: Mapping[str, Any]) -> Mapping[str, Any]:
         while "$ref" in thing:
@@ -98,25 +129,30 @@ class _Reference:
             thing = found
         return thing
 
+    # --- Tasks ---
+
     def _all_tasks(self) -> str:
         intro = (
             "A task definition is an object with <code>task_name</code>; its other members are the parameters. "
             "<code>task_metas</code>, any object of your own, is kept and given back with <code>details</code>."
         )
-        return f"<h2 id='tasks'>Tasks</h2><p>{intro}</p>" + "".join(self._task(schema) for schema in self._tasks)
+        tasks = "".join(map(self._task, self._tasks))
+        return f"<section class='group'><h2 id='tasks'>Tasks</h2><p>{intro}</p>{tasks}</section>"
 
     def _task(self, schema: Mapping[str, Any]) -> str:
-        name = _task_name(schema)
-        facts = schema["x-task"]
+        name, facts = _task_name(schema), schema["x-task"]
         files = ", ".join(f"<code>{_E(file)}</code>" for file in facts["output_files"]) or "none"
         result = self._schemas[_component_of(self._schemas, schema) + ".result"]
-        return (
-            f"<article id='{_anchor(name)}'><h3><code>{_E(name)}</code></h3>{_paragraphs(schema['description'])}"
-            + _table(("Parameter", "Type", "Default", "What"), _member_rows(schema, ""))
+        about = (
+            f"{_paragraphs(schema['description'])}<h4>Parameters</h4>"
+            + _table(("Parameter", "What"), _member_rows(schema, ""))
             + f"<dl><dt>Result</dt><dd>{_result(result)}</dd><dt>Output files</dt><dd>{files}</dd>"
             f"<dt>Timeout</dt><dd>{facts['timeout']:g} s an attempt, {facts['max_attempts']} attempts when workers "
-            "die</dd></dl></article>\n"
+            "die</dd></dl>"
         )
+        anchor = _task_anchor(name)
+        doing = _examples(schema.get("x-codeSamples", ())) + task_form(anchor, schema)
+        return _article(anchor, f"<code>{_E(name)}</code>", "", about, doing)
 
 
 class _Call:
@@ -142,6 +178,11 @@ def _calls(paths: Mapping[str, Any], tag: str) -> Iterator[_Call]:
         yield _Call(method, found)
 
 
+def _body_example(operation: Mapping[str, Any]) -> Any:
+    content = operation.get("requestBody", {}).get("content", {})
+    return next((media.get("example", {}) for media in content.values()), None)
+
+
 def _task_name(schema: Mapping[str, Any]) -> str:
     return str(schema["properties"]["task_name"]["const"])
 
@@ -150,56 +191,91 @@ def _component_of(schemas: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
     return next(name for name, found in schemas.items() if found is schema)
 
 
-def _anchor(task_name: str) -> str:
-    return "task-" + re.sub(r"[^A-Za-z0-9.-]", "-", task_name)
+def _anchor(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9.-]", "-", text)
 
 
-# --- Tables -----------------------------------------------------------------------------------------------------------
+def _task_anchor(task_name: str) -> str:
+    return f"task-{_anchor(task_name)}"
+
+
+# --- Pieces of the page -----------------------------------------------------------------------------------------------
+
+
+def _article(anchor: str, title: str, under: str, about: str, doing: str) -> str:
+    link = f"<a class='anchor' href='#{anchor}' aria-label='Link to this section'>#</a>"
+    head = f"<header><h3>{title}{link}</h3>{under}</header>"
+    return (
+        f"<article id='{anchor}'>{head}<div class='about'>{about}</div>"
+        + (f"<div class='doing'>{doing}</div>" if doing else "")
+        + "</article>\n"
+    )
+
+
+def _contents_line(call: _Call) -> str:
+    words = _words(call.operation["summary"], (item["name"] for item in call.operation.get("parameters", ())))
+    path = call.paths[0].removeprefix("/v1")
+    return (
+        f"<li data-words='{_E(words)}'><a href='#{call.anchor}' title='{_E(call.operation['summary'])}'>"
+        f"{_method(call.method)} {_E(path)}</a></li>"
+    )
+
+
+def _words(text: str, names: Iterable[str]) -> str:
+    return " ".join([text.replace("\n", " "), *names]).lower()
+
+
+def _method(method: str) -> str:
+    return f"<span class='method {method.lower()}'>{method}</span>"
+
+
+def _path(path: str) -> str:
+    return re.sub(r"(\{\w+\})", r"<em>\1</em>", _E(path))
+
+
+def _examples(samples: Sequence[Mapping[str, str]]) -> str:
+    """All of them, one below the other; docs.js makes tabs of them."""
+    parts = "".join(map(_example, samples))
+    return f"<div class='examples'>{parts}</div>" if parts else ""
+
+
+def _example(sample: Mapping[str, str]) -> str:
+    source = highlight(sample["source"], sample["lang"].lower())
+    return (
+        f"<section data-tab='{_E(sample['label'].lower())}'><h4>{_E(sample['label'])}</h4>"
+        f"<pre data-copy tabindex='0'><code>{source}</code></pre></section>"
+    )
 
 
 def _member_rows(schema: Mapping[str, Any], place: str) -> list[str]:
     required = schema.get("required", ())
     return [
-        _row(name, place, member, _description(member), name in required)
-        for name, member in schema.get("properties", {}).items()
-        if name not in ("task_name", "task_metas") and not _is_reserved(member)
+        _row(name, place, member, description_of(member), name in required)
+        for name, member in parameters_of(schema).items()
     ]
 
 
-def _is_reserved(member: Mapping[str, Any]) -> bool:
-    return str(member.get("description", "")).startswith("Reserved")
-
-
 def _row(name: str, place: str, schema: Mapping[str, Any], text: str, required: bool) -> str:
-    default = "<b>required</b>" if required else _default(schema)
-    where = f"<td>{_E(place)}</td>" if place else ""
-    about = _joined(_inline(text), _E(bounds(schema)))
-    kind = _E(type_of(schema))
+    default = default_of(schema)
+    facts = [_E(type_of(schema)), *([_E(place)] if place else [])]
+    if required:
+        facts.append("<b>required</b>")
+    elif default:
+        facts.append(f"default <code>{_E(default)}</code>")
+    limits = bounds(schema)
+    about = _inline(text) if text else ""
+    note = f"<small>{_E(limits[0].upper() + limits[1:])}.</small>" if limits else ""
     return (
-        f"<tr><th scope='row'><code>{_E(name)}</code></th>{where}<td>{kind}</td><td>{default}</td><td>{about}</td></tr>"
+        f"<tr><th scope='row'><code>{_E(name)}</code></th>"
+        f"<td><span class='kind'>{' · '.join(facts)}</span>{about} {note}</td></tr>"
     )
-
-
-def _joined(sentence: str, addition: str) -> str:
-    if sentence.endswith(".") and addition:
-        return f"{sentence} {addition[0].upper()}{addition[1:]}."
-    return ", ".join(part for part in (sentence, addition) if part)
 
 
 def _table(columns: Iterable[str], rows: list[str]) -> str:
     if not rows:
         return "<p>No parameters.</p>"
     head = "".join(f"<th scope='col'>{_E(column)}</th>" for column in columns)
-    # The wrapper scrolls on a narrow screen, and is reached by keyboard for that.
-    return (
-        "<div class='scroll' tabindex='0' role='region' aria-label='Parameters'><table>"
-        f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
-    )
-
-
-def _default(schema: Mapping[str, Any]) -> str:
-    default = schema.get("default")
-    return "" if default is None else f"<code>{_E(json.dumps(default, ensure_ascii=False))}</code>"
+    return f"<table class='parameters'><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 
 
 def _result(schema: Mapping[str, Any]) -> str:
@@ -209,68 +285,12 @@ def _result(schema: Mapping[str, Any]) -> str:
     return ", ".join(f"<code>{_E(name)}</code> {_E(type_of(member))}" for name, member in members.items())
 
 
-# --- Schemas in words -------------------------------------------------------------------------------------------------
-
-
-def type_of(schema: Mapping[str, Any]) -> str:
-    """What a schema takes, in words."""
-    if "$ref" in schema:
-        return {"Key": "key", "TaskDefinition": "task definition"}.get(schema["$ref"].rpartition("/")[2], "object")
-    if "const" in schema:
-        return json.dumps(schema["const"], ensure_ascii=False)
-    if "enum" in schema:
-        return _enum(schema["enum"])
-    if "anyOf" in schema:
-        return " or ".join(dict.fromkeys(type_of(part) for part in schema["anyOf"] if part.get("type") != "null"))
-    kind = schema.get("type", "any JSON value")
-    if isinstance(kind, list):
-        return " or ".join(part for part in kind if part != "null")
-    if kind == "array":
-        return f"list of {_plural(type_of(schema.get('items', {})))}"
-    return "URL" if schema.get("format") == "uri" else str(kind)
-
-
-def _enum(choices: list[Any]) -> str:
-    if "true" in choices and "false" in choices:  # a flag, in every spelling that clients use
-        return "boolean"
-    return ", ".join(choice if isinstance(choice, str) else json.dumps(choice) for choice in choices)
-
-
-def _plural(text: str) -> str:
-    return text if text.startswith("any ") or " or " in text else f"{text}s"
-
-
-def bounds(schema: Mapping[str, Any]) -> str:
-    """The limits of a schema, in words."""
-    for part in schema.get("anyOf", ()):
-        if part.get("type") != "null" and bounds(part):
-            return bounds(part)
-    if "enum" in schema:
+def _example_answer(content: Mapping[str, Any]) -> str:
+    if "example" not in content:
         return ""
-    low, above, high = schema.get("minimum"), schema.get("exclusiveMinimum"), schema.get("maximum")
-    if above is not None and schema.get("type") == "integer":
-        low, above = above + 1, None
-    texts = [_range(low, high, "")] if low is not None or high is not None else []
-    if above is not None:
-        texts.append(f"more than {above}")
-    for least, most, unit in (("minItems", "maxItems", "items"), ("minLength", "maxLength", "characters")):
-        if schema.get(most) is not None or schema.get(least, 0) > 1:
-            texts.append(_range(schema.get(least), schema.get(most), unit))
-    return ", ".join(texts)
-
-
-def _range(low: float | None, high: float | None, unit: str) -> str:
-    text = f"{low} to {high}"
-    if low is None:
-        text = f"at most {high}"
-    elif high is None:
-        text = f"at least {low}"
-    return f"{text} {unit}".strip()
-
-
-def _description(member: Mapping[str, Any]) -> str:
-    inner = (part.get("description", "") for part in member.get("anyOf", ()))
-    return str(member.get("description") or next((text for text in inner if text), ""))
+    example = content["example"]
+    text = example if isinstance(example, str) else json.dumps(example, ensure_ascii=False)
+    return f"<pre class='example' tabindex='0'><code>{highlight(text, 'json')}</code></pre>"
 
 
 # --- Text -------------------------------------------------------------------------------------------------------------
@@ -283,15 +303,3 @@ def _paragraphs(text: str) -> str:
 def _inline(text: str) -> str:
     """Escapes, and shows `this` as code."""
     return re.sub(r"`([^`]+)`", r"<code>\1</code>", _E(text))
-
-
-def _shell(source: str) -> str:
-    return f"<h5>Try it</h5><pre data-copy tabindex='0'><code>{_E(source)}</code></pre>"
-
-
-def _example(content: Mapping[str, Any]) -> str:
-    if "example" not in content:
-        return ""
-    example = content["example"]
-    text = example if isinstance(example, str) else json.dumps(example, ensure_ascii=False)
-    return f"<pre class='example' tabindex='0'><code>{_E(text)}</code></pre>"

@@ -208,7 +208,7 @@ class Version1:
             errors.append(ParameterError("tasks", "body", "tasks is missing"))
         else:
             definitions = _read_definitions(body["tasks"], self._config.max_tasks_per_call, "tasks", errors)
-        idempotency_key = _read_idempotency_key(request, errors)
+        idempotency_key = _read_idempotency_key(request, body, errors)
         if errors:
             raise BadRequest(*errors)
         return definitions, wait, timeout, idempotency_key
@@ -291,11 +291,19 @@ def _read_definitions(value: object, limit: int, name: str, errors: list[Paramet
         return []
 
 
-def _read_idempotency_key(request: web.Request, errors: list[ParameterError]) -> str:
-    key = request.headers.get("Idempotency-Key", "")
+def _read_idempotency_key(request: web.Request, body: dict[str, Any], errors: list[ParameterError]) -> str:
+    """The header or, so that a page's request needs no preflight, a member of the body; "" when there is none."""
+    key: object = request.headers.get("Idempotency-Key", "")
+    name, location = "Idempotency-Key", "header"
+    if not key:
+        key = body.get("idempotency_key") or ""
+        name, location = "idempotency_key", "body"
+    if not isinstance(key, str):
+        errors.append(ParameterError(name, location, f"{name} must be a string"))
+        return ""
     if len(key) > IDEMPOTENCY_KEY_LIMIT:
         text = f"an Idempotency-Key has {IDEMPOTENCY_KEY_LIMIT} characters at most"
-        errors.append(ParameterError("Idempotency-Key", "header", text))
+        errors.append(ParameterError(name, location, text))
     elif not is_utf8(key):
-        errors.append(ParameterError("Idempotency-Key", "header", "an Idempotency-Key must be UTF-8"))
+        errors.append(ParameterError(name, location, "an Idempotency-Key must be UTF-8"))
     return key

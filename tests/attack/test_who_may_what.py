@@ -297,6 +297,8 @@ class Row:
         return judge(sent, takes_body=self.kind in ("posts", "streams", "file"), takes_query=is_get, keyless=is_get)
 
 
+CLIENT_FILES = ("/v1/dragon.js", "/v1/dragon-elements.js", "/v1/dragon.d.ts", "/v1/tasks.d.ts")
+
 # Every route of the application; `open` needs no credentials, and says so whatever is sent.
 ROWS: dict[tuple[str, str], Row] = {
     ("POST", "/v1/create"): Row("posts", "/v1/create", {"tasks": HELLO}),
@@ -339,7 +341,10 @@ ROWS: dict[tuple[str, str], Row] = {
     ),
     **{
         (method, path): Row("open", path)
-        for path in ("/v1/tasks", "/healthz", "/readyz", "/metrics", "/", "/docs", "/openapi.json", "/dashboard")
+        for path in (
+            *("/v1/tasks", "/healthz", "/readyz", "/metrics", "/", "/docs", "/openapi.json", "/dashboard"),
+            *CLIENT_FILES,
+        )
         for method in ("GET", "HEAD")
     },
 }

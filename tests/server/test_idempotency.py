@@ -135,6 +135,34 @@ async def test_a_key_that_is_too_long_or_no_utf_8_is_a_400_with_all_other_errors
         assert (answer.status, answer.json) == (400, bad_request(*errors))
 
 
+@pytest.mark.parametrize("path", ["/v1/create", "/v1/create_stream"])
+async def test_a_page_may_send_the_key_in_the_body_and_the_header_wins(client: Client, path: str) -> None:
+    first, second = str(uuid4()), str(uuid4())
+    task = {"task_name": "hello"}
+
+    async def key_of(header: str, member: Any) -> str:
+        answer = await post(client, header, task, path, idempotency_key=member)
+        found: str = orjson.loads(answer.body.splitlines()[0])[0]["key"]
+        return found
+
+    by_body = await key_of("", first)
+    assert await key_of("", first) == by_body
+    assert await key_of(first, second) == by_body, "the same keys, wherever they stand"
+    assert await key_of(second, first) != by_body, "the header wins"
+    assert len({await key_of("", absent) for absent in (None, "")}) == 2, "no key"
+
+
+async def test_a_key_in_the_body_that_is_none_is_a_400_that_names_the_member(client: Client) -> None:
+    hello = {"task_name": "hello"}
+    for wrong, text in (
+        (3, "idempotency_key must be a string"),
+        (["a"], "idempotency_key must be a string"),
+        ("x" * 256, "an Idempotency-Key has 255 characters at most"),
+    ):
+        answer = await post(client, "", hello, idempotency_key=wrong)
+        assert (answer.status, answer.json) == (400, bad_request(("idempotency_key", "body", text)))
+
+
 async def test_a_key_may_be_any_text(client: Client) -> None:
     for key in ("x" * 255, "ключ 🐉", "a,b", "' OR 1=1"):
         answers = [await post(client, key + str(uuid4())[: 255 - len(key)], {"task_name": "hello"}) for _ in range(1)]

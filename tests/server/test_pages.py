@@ -21,9 +21,10 @@ from PIL import Image
 
 from dragon.config import Config, load_config
 from dragon.server.app import create_app
-from dragon.server.openapi import build_document, component_name, demo_secret
+from dragon.server.openapi import build_document, component_name
 from dragon.server.pages import STATIC, Pages, read_static
-from dragon.server.reference import bounds, render_reference, type_of
+from dragon.server.reference import render_reference
+from dragon.server.schema_words import bounds, type_of
 from dragon.task import Registry, load_tasks
 from tests.shell_examples import run_shell
 from tests.system import MODULES, SECRET, System
@@ -63,7 +64,7 @@ def get(system: System, path: str, **headers: str) -> tuple[http.client.HTTPResp
 
 
 def test_the_folder_holds_what_the_pages_need() -> None:
-    assert {"page.css", "page.js", "copy.js", "icon.svg", "sample.jpg"} <= set(SERVED)
+    assert {"page.css", "page.js", "docs.css", "docs.js", "copy.js", "icon.svg", "sample.jpg"} <= set(SERVED)
     assert {path.suffix for path in STATIC.iterdir()} <= {*TYPES, ".html"}, "a kind of file that nobody serves"
 
 
@@ -332,6 +333,7 @@ CALLS: list[tuple[str, str, Any, bool, int]] = [
     ("GET", "/v1/file", None, False, 400),
     ("GET", "/files/FILE/output.txt", None, False, 200),
     ("GET", "/files/FILE/other.txt", None, False, 404),
+    ("GET", "/v1/log?task=KEY", None, False, 200),
     ("GET", "/v1/tasks", None, False, 200),
     ("DELETE", "/v1/tasks/KEY", None, True, 200),
     ("DELETE", "/v1/tasks/x", None, True, 400),
@@ -366,6 +368,10 @@ CALLS: list[tuple[str, str, Any, bool, int]] = [
     ("GET", "/dashboard", None, False, 200),
     ("GET", "/dashboard/app.js", None, False, 200),
     ("GET", "/dashboard/nothing", None, False, 404),
+    ("GET", "/v1/dragon.js", None, False, 200),
+    ("GET", "/v1/dragon-elements.js", None, False, 200),
+    ("GET", "/v1/dragon.d.ts", None, False, 200),
+    ("GET", "/v1/tasks.d.ts", None, False, 200),
 ]
 
 
@@ -514,31 +520,6 @@ def test_the_reference_escapes_what_tasks_say(document: dict[str, Any]) -> None:
 )
 def test_schemas_are_said_in_words(schema: dict[str, Any], words: tuple[str, str]) -> None:
     assert (type_of(schema), bounds(schema)) == words
-
-
-def samples(document: dict[str, Any]) -> list[tuple[str, str]]:
-    return [
-        (f"{method} {path}", sample["source"])
-        for method, path, operation in operations(document)
-        for sample in operation.get("x-codeSamples", ())
-    ]
-
-
-def test_every_call_has_an_example(document: dict[str, Any]) -> None:
-    without = {"GET /", "GET /docs", "GET /dashboard", "GET /files/{key}/{filename}"}
-    named = {name for name, _ in samples(document)}
-    assert named == {f"{method} {path}" for method, path, _ in operations(document)} - without
-
-
-EXAMPLES = [name for name, _ in samples(build_document(load_config(environ={}), load_tasks(MODULES)))]
-
-
-@pytest.mark.parametrize("name", EXAMPLES)
-def test_the_examples_of_the_reference_work_as_they_stand(
-    system: System, registry: Registry, name: str, tmp_path: Path
-) -> None:
-    assert demo_secret(system.config) == "123456"
-    run_shell(dict(samples(build_document(system.config, registry)))[name], tmp_path)
 
 
 def test_the_shell_lines_of_the_sample_page_work_as_they_stand(system: System, tmp_path: Path) -> None:

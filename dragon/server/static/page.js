@@ -1,6 +1,6 @@
 // The live parts of the sample page. Everything goes to this server; the api key is the demo account's, that everybody
 // knows and that counts on this machine only.
-"use strict";
+import { messageOf, readLines } from "./lines.js";
 
 const API_KEY = "654321";
 const $ = (id) => document.getElementById(id);
@@ -20,32 +20,6 @@ class Refused extends Error {
   constructor(status, message) {
     super(message);
     this.status = status;
-  }
-}
-
-/** Reads newline-delimited JSON. A chunk may end anywhere, inside a character too; a heartbeat is a space in front of
- * the next line, which JSON allows. */
-async function* readLines(response) {
-  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-  let rest = "";
-  for (;;) {
-    const { done, value } = await reader.read();
-    if (done) break;
-    const lines = (rest + value).split("\n");
-    rest = lines.pop();
-    for (const line of lines) if (line.trim()) yield line;
-  }
-  if (rest.trim()) yield rest;
-}
-
-/** The sentence of an error in the contract's shapes. */
-async function messageOf(response) {
-  try {
-    const body = await response.json();
-    if (body.errors) return body.errors.map((error) => error.description).join("; ");
-    return typeof (body.message ?? body.result) === "string" ? body.message ?? body.result : JSON.stringify(body.result);
-  } catch {
-    return `the server answered ${response.status}`;
   }
 }
 
