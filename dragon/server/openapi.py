@@ -1118,7 +1118,7 @@ def _acting_calls() -> Iterator[_Call]:
             },
             f"""curl $ADDRESS/v1/operator/queues/default {_AUTHORIZED} -d '{{"action": "resume"}}'""",
             security=_OPERATOR,
-            requestBody=_body("QueueBody", {"action": "pause"}),
+            requestBody=_body("QueueBody", {"action": "resume"}),
         ),
     )
 

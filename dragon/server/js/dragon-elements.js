@@ -73,7 +73,7 @@ class DragonImg extends DragonElement {
   #box = make("span", "", "display:block;max-width:100%;overflow:hidden");
   #slot = make("slot", "", "");
   #image = make("img", "image", "display:none;max-width:100%;vertical-align:top");
-  #error = make("span", "error", "display:none");
+  #error = make("span", "error", "display:none;overflow-wrap:anywhere");
 
   constructor() {
     super("inline-block");
