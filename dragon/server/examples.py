@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from dragon.config import Config
 from dragon.server.notation import JAVASCRIPT, JSON, PYTHON, WIDTH
-from dragon.server.plain_examples import PATH_VALUES, plain_javascript, plain_python
+from dragon.server.plain_examples import PATH_VALUES, path_value, plain_javascript, plain_python
 from dragon.server.schema_words import parameters_of
 
 Sample = dict[str, str]
@@ -43,8 +43,8 @@ class Places(NamedTuple):
     def fill(self, text: str, path: str = "") -> str:
         for name, value in (("ADDRESS", self.address), ("SECRET", self.secret), ("API_KEY", self.api_key)):
             text = text.replace(f"${name}", value)
-        for name, value in PATH_VALUES.items():
-            path = path.replace(f"{{{name}}}", value)
+        for name in PATH_VALUES:
+            path = path.replace(f"{{{name}}}", path_value(path, name) or "")
         return text.replace("$PATH", path)
 
 

@@ -15,6 +15,8 @@ EXAMPLE_KEY = "6GRQ3H5EHU7GXUTIOSS2GUDPGQ"
 
 #: What stands in a path of an example; a task's key is made by the example itself.
 PATH_VALUES = {"filename": "thumb.jpg", "name": "sample.jpg", "queue": "default"}
+#: Where it is another value than elsewhere.
+_OTHER_VALUES = {"/dashboard/{name}": "app.js"}
 
 _STREAM = "application/x-ndjson"
 
@@ -25,6 +27,11 @@ _READ = {
     "text/html": "await response.text()",
     "*/*": '(await response.blob()).size, "bytes"',
 }
+
+
+def path_value(path: str, name: str) -> str | None:
+    """What stands in an example's path for the parameter; None for a key."""
+    return _OTHER_VALUES.get(path) or PATH_VALUES.get(name)
 
 
 def plain_javascript(method: str, path: str, operation: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from dragon.server.notation import JSON
-from dragon.server.plain_examples import PATH_VALUES
+from dragon.server.plain_examples import path_value
 from dragon.server.schema_words import bounds, default_of, is_flag, parameters_of, type_of
 
 _E = html.escape
@@ -31,12 +31,12 @@ class Field(NamedTuple):
 
 def call_form(anchor: str, method: str, paths: Iterable[str], operation: Schema, body: Any) -> str:
     """The form of a call; `body` is the example of its JSON body, None for a call without one."""
-    fields = [
-        Field(item["name"], item["in"], item["schema"], _tried_with(item), item.get("required", False))
-        for item in operation.get("parameters", ())
-    ]
     # The longest path has the parameters of all; docs.js leaves out what is left empty.
     path = max(paths, key=lambda path: path.count("{"))
+    fields = [
+        Field(item["name"], item["in"], item["schema"], _tried_with(path, item), item.get("required", False))
+        for item in operation.get("parameters", ())
+    ]
     shown = "".join(_row(anchor, field) for field in fields if field.place != "header")
     headers = "".join(_row(anchor, field) for field in fields if field.place == "header")
     if headers:
@@ -49,8 +49,8 @@ def call_form(anchor: str, method: str, paths: Iterable[str], operation: Schema,
     )
 
 
-def _tried_with(parameter: Schema) -> Any:
-    return parameter.get("example", PATH_VALUES.get(parameter["name"]) if parameter["in"] == "path" else None)
+def _tried_with(path: str, parameter: Schema) -> Any:
+    return parameter.get("example", path_value(path, parameter["name"]) if parameter["in"] == "path" else None)
 
 
 def task_form(anchor: str, definition: Schema) -> str:
