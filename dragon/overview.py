@@ -15,9 +15,9 @@ from dragon.connections import Redis
 from dragon.embedded import redis_url
 from dragon.service import Service
 from dragon.status import timestamp
-from dragon.store import crew, queues
-from dragon.store.crew import WorkerPicture
+from dragon.store import queues, workers
 from dragon.store.queues import QueuePicture, QueuesPicture
+from dragon.store.workers import ExecutorPicture, WorkerPicture
 
 REDIS_FACTS_AGE = 10.0  # seconds after which Redis is asked again how it is
 
@@ -32,6 +32,37 @@ class QueueFacts:
     paused: bool
     oldest: float | None  # seconds
     workers: int
+
+
+@dataclass(frozen=True, slots=True)
+class TaskFacts:
+    """A task that an executor has."""
+
+    key: str
+    name: str
+    started: str | None  # ISO date
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutorFacts:
+    """One executor in an overview."""
+
+    pid: int
+    kind: str  # def, async, or rq
+    tasks: tuple[TaskFacts, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerFacts:
+    """One worker in an overview."""
+
+    id: str
+    hostname: str
+    pid: int | None
+    queues: tuple[str, ...]
+    executors: tuple[ExecutorFacts, ...]
+    lease: float  # seconds that it has left to give the next sign of life
+    kind: str  # dragon or rq
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +100,7 @@ class Snapshot:
 
     time: str
     queues: tuple[QueueFacts, ...]
-    workers: tuple[WorkerPicture, ...]
+    workers: tuple[WorkerFacts, ...]
     rates: Rates
     counts: Counts
     suspended: bool
@@ -79,8 +110,8 @@ class Snapshot:
     @property
     def essence(self) -> Snapshot:
         """Without what changes when nothing happens."""
-        workers = tuple(replace(worker, lease=0.0) for worker in self.workers)
-        return replace(self, time="", workers=workers, redis=replace(self.redis, memory_bytes=None))
+        without_leases = tuple(replace(worker, lease=0.0) for worker in self.workers)
+        return replace(self, time="", workers=without_leases, redis=replace(self.redis, memory_bytes=None))
 
 
 class Overview:
@@ -94,14 +125,14 @@ class Overview:
 
     async def look(self, account: Account) -> Snapshot:
         """Everything in one moment; for an account that is no operator, what is its own."""
-        workers = await crew.crew(self._redis)
+        seen = await workers.doing(self._redis)
         known = {task.queue for task in self._service.registry.tasks.values()}
-        known |= {name for worker in workers if worker.kind == crew.DRAGON for name in worker.queues}
+        known |= {name for worker in seen if worker.kind == "dragon" for name in worker.queues}
         looked = await queues.look(self._redis, self._service.config.files.life, known, own_only(account))
         snapshot = Snapshot(
             timestamp(),
-            tuple(_queue_facts(queue, workers) for queue in looked.queues),
-            tuple(workers),
+            tuple(_queue_facts(queue, seen) for queue in looked.queues),
+            tuple(map(_worker_facts, seen)),
             recent_rates(looked),
             _counts(looked),
             looked.suspended,
@@ -131,10 +162,22 @@ def own_only(account: Account) -> str:
     return "" if account.operator else account.id
 
 
-def _queue_facts(queue: QueuePicture, workers: Sequence[WorkerPicture]) -> QueueFacts:
+def _queue_facts(queue: QueuePicture, seen: Sequence[WorkerPicture]) -> QueueFacts:
     oldest = None if queue.oldest is None else round(queue.oldest, 1)
-    serving = sum(queue.name in worker.queues for worker in workers)
+    serving = sum(queue.name in worker.queues for worker in seen)
     return QueueFacts(queue.name, queue.waiting, queue.executing, queue.paused, oldest, serving)
+
+
+def _worker_facts(seen: WorkerPicture) -> WorkerFacts:
+    executors = tuple(map(_executor_facts, seen.executors))
+    return WorkerFacts(
+        seen.id, seen.hostname, seen.pid or None, seen.queues, executors, round(seen.lease, 1), seen.kind
+    )
+
+
+def _executor_facts(seen: ExecutorPicture) -> ExecutorFacts:
+    tasks = tuple(TaskFacts(task.key, task.name, task.started or None) for task in seen.tasks)
+    return ExecutorFacts(seen.pid, seen.kind, tasks)
 
 
 def _counts(looked: QueuesPicture) -> Counts:
