@@ -24,7 +24,7 @@ end
 for i = 3, #ARGV do add(ARGV[i], RQ_QUEUE .. ARGV[i]) end
 for _, list in ipairs(ask('SMEMBERS', RQ_QUEUES) or {}) do
   local name = string.sub(list, #RQ_QUEUE + 1)
-  add(string.match(name, '^([^@]+)@') or name, list)
+  add(string.match(name, '^(.-)' .. LANE_MARK) or name, list)
 end
 for _, queue in ipairs(ask('SMEMBERS', PAUSED) or {}) do add(queue, RQ_QUEUE .. queue) end
 
