@@ -15,7 +15,7 @@ from dragon.connections import Redis
 from dragon.embedded import redis_url
 from dragon.service import Service
 from dragon.status import timestamp
-from dragon.store import queues, workers
+from dragon.store import measures, queues, workers
 from dragon.store.queues import QueuePicture, QueuesPicture
 from dragon.store.workers import ExecutorPicture, WorkerPicture
 
@@ -133,7 +133,7 @@ class Overview:
             timestamp(),
             tuple(_queue_facts(queue, seen) for queue in looked.queues),
             tuple(map(_worker_facts, seen)),
-            recent_rates(looked),
+            await self._rates(looked) if account.operator else Rates(),
             _counts(looked),
             looked.suspended,
             self._service.streams.count,
@@ -145,7 +145,14 @@ class Overview:
         """What is everybody's is not shown: keys of others' tasks are permissions to read them."""
         counts = replace(snapshot.counts, success=None, error=None)
         streams = self._service.streams.of(account.id)
-        return replace(snapshot, workers=(), rates=Rates(), counts=counts, streams=streams, redis=RedisFacts())
+        return replace(snapshot, workers=(), counts=counts, streams=streams, redis=RedisFacts())
+
+    async def _rates(self, looked: QueuesPicture) -> Rates:
+        """What ended within the last minute by RQ's registries, and how long what ended then had waited."""
+        ended = sum(queue.ended_now for queue in looked.queues) + looked.refused_now
+        failed = sum(queue.failed_now for queue in looked.queues) + looked.refused_now
+        waiting = await measures.recent_waiting(self._redis, looked.now)
+        return Rates(round(ended / 60, 3), round(failed / 60, 3), waiting.quantile(0.5), waiting.quantile(0.95))
 
     async def _ask_redis(self) -> RedisFacts:
         asked, facts = self._redis_facts
@@ -188,13 +195,6 @@ def _counts(looked: QueuesPicture) -> Counts:
         sum(queue.success or 0 for queue in found),
         sum(queue.error or 0 for queue in found) + looked.refused,
     )
-
-
-def recent_rates(looked: QueuesPicture) -> Rates:
-    """The rates of the last minute, by what RQ's registries have got; waiting times are measured elsewhere."""
-    ended = sum(queue.ended_now for queue in looked.queues) + looked.refused_now
-    failed = sum(queue.failed_now for queue in looked.queues) + looked.refused_now
-    return Rates(round(ended / 60, 3), round(failed / 60, 3))
 
 
 async def _read_redis_facts(redis: Redis) -> RedisFacts:

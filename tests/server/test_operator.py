@@ -665,7 +665,7 @@ async def test_one_task_is_shown_with_all_that_is_kept_of_it_but_its_secrets(hou
         "bytes": None,
         "attempts": [],
         "traceback": None,
-        "position": None,
+        "position": 1,
         "eta": None,
         "waiting_for": "no worker serves the queue 'default'",
     }
