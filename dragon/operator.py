@@ -23,11 +23,14 @@ from dragon.failures import Group, Groups, group_of, message_of
 from dragon.keys import new_key
 from dragon.masking import masked, masked_text
 from dragon.overview import Overview, Snapshot, own_only
+from dragon.positions import NOTHING_KNOWN, Wait
 from dragon.sampling import Sampler, Watcher
 from dragon.service import Service
 from dragon.status import CANCELLED, ERROR, SUCCESS, UNKNOWN_KEY, parse_line, timestamp, unknown_line
-from dragon.store import listing, names, queues, tasks, workers
+from dragon.store import listing, measures, names, queues, tasks
 from dragon.store.listing import Filters, Record
+from dragon.store.measures import Period, Sample
+from dragon.store.tasks import Ticket
 from dragon.streams import Place
 
 FAILURES_BUDGET = 1.0  # seconds in which failures are looked at, to be grouped
@@ -67,6 +70,15 @@ class Failures:
     groups: list[Group]
     scanned: int
     complete: bool
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What was measured of ended tasks, all accounts' together."""
+
+    period: Period
+    names: list[str]  # of all tasks that something was ever measured of
+    samples: list[Sample]  # the oldest first
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +188,7 @@ class Operator:
         if found is None or not may_see(account, found.record):
             raise NotFound(UNKNOWN_KEY)
         record = found.record
-        position, eta = await place_in_queue(self._redis, record)
+        wait = await self._wait_of(record)
         return {
             "status": orjson.Fragment(found.line),
             "task_name": record.name,
@@ -196,10 +208,15 @@ class Operator:
             "attempts": read_attempts(found.attempts),
             # A traceback may show what the task's author did not mean for clients.
             "traceback": masked_text(found.traceback) if found.traceback and account.operator else None,
-            "position": position,
-            "eta": eta,
-            "waiting_for": await self._waiting_for(record) if record.state.phase == "w" else None,
+            **wait._asdict(),
         }
+
+    async def _wait_of(self, record: Record) -> Wait:
+        """Its place, when it is expected to end, and what keeps it waiting; nothing of a task that does not wait."""
+        if record.state.phase != "w":
+            return NOTHING_KNOWN
+        ticket = Ticket(record.key, record.queue, record.account, record.name)
+        return (await self._service.waits([ticket]))[record.key]
 
     async def cancel(self, account: Account, keys: Sequence[str]) -> list[bytes]:
         """Ends tasks in an error "cancelled"; their statuses, in order. One that has ended stays as it is."""
@@ -276,6 +293,13 @@ class Operator:
             if cursor is None:
                 break
 
+    async def history(self, period: Period, name: str | None) -> History:
+        """Throughput, waiting and running times of a task, or of all; the same for all accounts."""
+        samples, known = await asyncio.gather(
+            measures.history(self._redis, period, name), measures.names_measured(self._redis)
+        )
+        return History(period, known, samples)
+
     async def pause(self, account: Account, name: str) -> QueueState:
         """Dragon's workers take nothing from the queue any more; what they have goes on."""
         await self._check_queue(account, name)
@@ -318,6 +342,8 @@ class Operator:
         except ValueError:  # longer than what was read of it
             return await self._service.cancel(Account(record.account), record.key) != b""
         answer = await tasks.cancel(self._redis, record.key, record.account, record.state.seq, line, life=self._life)
+        if answer == "ended":
+            self._service.measures.count(record.name, "cancelled")
         return answer == "ended"
 
     async def _check_queue(self, account: Account, name: str) -> None:
@@ -325,19 +351,6 @@ class Operator:
         known = {one.name for one in (await self.overview(account)).queues}
         if name not in known:
             raise NotFound(f"there is no queue of that name, there are: {', '.join(sorted(known))}")
-
-    async def _waiting_for(self, record: Record) -> str | None:
-        """What keeps a task waiting that will not pass by itself."""
-        suspended, paused, living = await asyncio.gather(
-            self._redis.command("EXISTS", names.RQ_SUSPENDED), queues.paused(self._redis), workers.living(self._redis)
-        )
-        if suspended:
-            return "RQ is suspended: rq resume"
-        if record.queue in paused:
-            return f"the queue {record.queue!r} is paused"
-        if not any(record.queue in served for served, _ in living.values()):
-            return f"no worker serves the queue {record.queue!r}"
-        return None
 
     def leave(self, watcher: Watcher[Any]) -> None:
         """Ends a watching, and the looks when it was the last."""
@@ -374,11 +387,6 @@ def require_operator(account: Account) -> None:
         raise Unauthorized(
             f"the account {account.id!r} may not do that: it takes `operator = true` in the accounts file"
         )
-
-
-async def place_in_queue(_redis: Redis, _record: Record) -> tuple[int | None, float | None]:
-    """How many tasks are taken before this one, and the seconds until it is expected to end; None: not known."""
-    return None, None
 
 
 def own_filters(account: Account, filters: Filters) -> Filters:

@@ -15,9 +15,9 @@ from dragon.connections import Redis
 from dragon.embedded import redis_url
 from dragon.service import Service
 from dragon.status import timestamp
-from dragon.store import crew, queues
-from dragon.store.crew import WorkerPicture
+from dragon.store import measures, queues, workers
 from dragon.store.queues import QueuePicture, QueuesPicture
+from dragon.store.workers import ExecutorPicture, WorkerPicture
 
 REDIS_FACTS_AGE = 10.0  # seconds after which Redis is asked again how it is
 
@@ -32,6 +32,37 @@ class QueueFacts:
     paused: bool
     oldest: float | None  # seconds
     workers: int
+
+
+@dataclass(frozen=True, slots=True)
+class TaskFacts:
+    """A task that an executor has."""
+
+    key: str
+    name: str
+    started: str | None  # ISO date
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutorFacts:
+    """One executor in an overview."""
+
+    pid: int
+    kind: str  # def, async, or rq
+    tasks: tuple[TaskFacts, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerFacts:
+    """One worker in an overview."""
+
+    id: str
+    hostname: str
+    pid: int | None
+    queues: tuple[str, ...]
+    executors: tuple[ExecutorFacts, ...]
+    lease: float  # seconds that it has left to give the next sign of life
+    kind: str  # dragon or rq
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +100,7 @@ class Snapshot:
 
     time: str
     queues: tuple[QueueFacts, ...]
-    workers: tuple[WorkerPicture, ...]
+    workers: tuple[WorkerFacts, ...]
     rates: Rates
     counts: Counts
     suspended: bool
@@ -79,8 +110,8 @@ class Snapshot:
     @property
     def essence(self) -> Snapshot:
         """Without what changes when nothing happens."""
-        workers = tuple(replace(worker, lease=0.0) for worker in self.workers)
-        return replace(self, time="", workers=workers, redis=replace(self.redis, memory_bytes=None))
+        without_leases = tuple(replace(worker, lease=0.0) for worker in self.workers)
+        return replace(self, time="", workers=without_leases, redis=replace(self.redis, memory_bytes=None))
 
 
 class Overview:
@@ -94,15 +125,15 @@ class Overview:
 
     async def look(self, account: Account) -> Snapshot:
         """Everything in one moment; for an account that is no operator, what is its own."""
-        workers = await crew.crew(self._redis)
+        seen = await workers.doing(self._redis)
         known = {task.queue for task in self._service.registry.tasks.values()}
-        known |= {name for worker in workers if worker.kind == crew.DRAGON for name in worker.queues}
+        known |= {name for worker in seen if worker.kind == "dragon" for name in worker.queues}
         looked = await queues.look(self._redis, self._service.config.files.life, known, own_only(account))
         snapshot = Snapshot(
             timestamp(),
-            tuple(_queue_facts(queue, workers) for queue in looked.queues),
-            tuple(workers),
-            recent_rates(looked),
+            tuple(_queue_facts(queue, seen) for queue in looked.queues),
+            tuple(map(_worker_facts, seen)),
+            await self._rates(looked) if account.operator else Rates(),
             _counts(looked),
             looked.suspended,
             self._service.streams.count,
@@ -114,7 +145,14 @@ class Overview:
         """What is everybody's is not shown: keys of others' tasks are permissions to read them."""
         counts = replace(snapshot.counts, success=None, error=None)
         streams = self._service.streams.of(account.id)
-        return replace(snapshot, workers=(), rates=Rates(), counts=counts, streams=streams, redis=RedisFacts())
+        return replace(snapshot, workers=(), counts=counts, streams=streams, redis=RedisFacts())
+
+    async def _rates(self, looked: QueuesPicture) -> Rates:
+        """What ended within the last minute by RQ's registries, and how long what ended then had waited."""
+        ended = sum(queue.ended_now for queue in looked.queues) + looked.refused_now
+        failed = sum(queue.failed_now for queue in looked.queues) + looked.refused_now
+        waiting = await measures.recent_waiting(self._redis, looked.now)
+        return Rates(round(ended / 60, 3), round(failed / 60, 3), waiting.quantile(0.5), waiting.quantile(0.95))
 
     async def _ask_redis(self) -> RedisFacts:
         asked, facts = self._redis_facts
@@ -131,10 +169,22 @@ def own_only(account: Account) -> str:
     return "" if account.operator else account.id
 
 
-def _queue_facts(queue: QueuePicture, workers: Sequence[WorkerPicture]) -> QueueFacts:
+def _queue_facts(queue: QueuePicture, seen: Sequence[WorkerPicture]) -> QueueFacts:
     oldest = None if queue.oldest is None else round(queue.oldest, 1)
-    serving = sum(queue.name in worker.queues for worker in workers)
+    serving = sum(queue.name in worker.queues for worker in seen)
     return QueueFacts(queue.name, queue.waiting, queue.executing, queue.paused, oldest, serving)
+
+
+def _worker_facts(seen: WorkerPicture) -> WorkerFacts:
+    executors = tuple(map(_executor_facts, seen.executors))
+    return WorkerFacts(
+        seen.id, seen.hostname, seen.pid or None, seen.queues, executors, round(seen.lease, 1), seen.kind
+    )
+
+
+def _executor_facts(seen: ExecutorPicture) -> ExecutorFacts:
+    tasks = tuple(TaskFacts(task.key, task.name, task.started or None) for task in seen.tasks)
+    return ExecutorFacts(seen.pid, seen.kind, tasks)
 
 
 def _counts(looked: QueuesPicture) -> Counts:
@@ -145,13 +195,6 @@ def _counts(looked: QueuesPicture) -> Counts:
         sum(queue.success or 0 for queue in found),
         sum(queue.error or 0 for queue in found) + looked.refused,
     )
-
-
-def recent_rates(looked: QueuesPicture) -> Rates:
-    """The rates of the last minute, by what RQ's registries have got; waiting times are measured elsewhere."""
-    ended = sum(queue.ended_now for queue in looked.queues) + looked.refused_now
-    failed = sum(queue.failed_now for queue in looked.queues) + looked.refused_now
-    return Rates(round(ended / 60, 3), round(failed / 60, 3))
 
 
 async def _read_redis_facts(redis: Redis) -> RedisFacts:

@@ -21,7 +21,7 @@ from redis.exceptions import ResponseError
 from dragon.connections import Redis
 from dragon.errors import Unavailable
 from dragon.feed import Follower
-from dragon.store import measures, tasks, waiting, workers
+from dragon.store import measures, queues, tasks, waiting, workers
 from dragon.store.tasks import Ticket
 from dragon.store.waiting import Lanes
 from dragon.store.workers import TaskPicture, WorkerPicture
@@ -186,8 +186,8 @@ class Positions:
         found = await asyncio.gather(
             workers.doing(self._redis),
             measures.mean_running(self._redis),
-            waiting.is_suspended(self._redis),
-            waiting.paused_queues(self._redis),
+            queues.is_suspended(self._redis),
+            queues.paused(self._redis),
         )
         return _Scene(*found)
 

@@ -69,15 +69,15 @@ class Service:
         """Creates tasks; a line for each, in their order. Unauthorized when a limit of the account is reached."""
         self._check_call_limit(account, len(definitions))
         new = queue.prepare_all(definitions, self.registry)
-        lines = await queue.create(self.redis, new, self._request(account, "", idempotency_key))
-        self._count_refused(new, lines)
-        return lines
+        return await self.create_prepared(account, new, idempotency_key=idempotency_key)
 
     async def create_prepared(
         self, account: Account, new: Sequence[NewTask], *, idempotency_key: str = ""
     ) -> list[Line]:
         """As `create`, for tasks that `queue.prepare` has made."""
-        return await queue.create(self.redis, new, self._request(account, "", idempotency_key))
+        lines = await queue.create(self.redis, new, self._request(account, "", idempotency_key))
+        self._count_refused(new, lines)
+        return lines
 
     async def create_and_follow(
         self,
@@ -197,13 +197,13 @@ class Service:
             for key, found in zip(keys, facts, strict=True)
             if found is not None and found["waits"]
         ]
-        waits = await self._waits(tickets) if tickets else {}
+        waits = await self.waits(tickets) if tickets else {}
         return [
             line if found is None else _with_details(line, found, waits.get(key))
             for line, key, found in zip(lines, keys, facts, strict=True)
         ]
 
-    async def _waits(self, tickets: Sequence[Ticket]) -> dict[str, Wait]:
+    async def waits(self, tickets: Sequence[Ticket]) -> dict[str, Wait]:
         """What is known of tasks that wait; nothing, where Redis keeps it from us."""
         try:
             return await self.positions.waits(tickets)

@@ -22,7 +22,6 @@ from dragon.server.answers import answer_errors, identify, trace_requests
 from dragon.server.client_files import ClientFiles
 from dragon.server.dashboard_pages import DashboardPages
 from dragon.server.health import Health
-from dragon.server.history import History
 from dragon.server.metrics import Metrics
 from dragon.server.operator import OperatorApi
 from dragon.server.outputs import Outputs
@@ -68,7 +67,6 @@ def create_app(config: Config, redis_url: str) -> web.Application:
     app.add_routes(Version1(service, accounts).routes())
     app.add_routes(OperatorApi(operator, accounts, config.server.heartbeat).routes())
     app.add_routes(Outputs(files, config.files.life, room.files).routes())
-    app.add_routes(History(service, accounts).routes())
     app.add_routes(Health(service).routes())
     app.add_routes(Metrics(service, tally).routes())
     app.add_routes(Pages(config, registry).routes())

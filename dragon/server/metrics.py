@@ -17,9 +17,9 @@ from redis.exceptions import ResponseError
 from dragon.errors import Unavailable
 from dragon.server.protocol import Tally
 from dragon.service import Service
-from dragon.store import measures, waiting, workers
+from dragon.store import measures, queues, workers
 from dragon.store.measures import BOUNDS, Histogram, Measured
-from dragon.store.waiting import Depth
+from dragon.store.queues import QueuePicture, QueuesPicture
 from dragon.store.workers import WorkerPicture
 
 log = logging.getLogger("dragon.server")
@@ -33,7 +33,7 @@ _THINNED = range(0, len(BOUNDS), 2)  # every second bucket: powers of two
 class _Look:
     """What Redis knows."""
 
-    depths: list[Depth]
+    queues: QueuesPicture
     measured: dict[str, Measured]
     workers: list[WorkerPicture]
 
@@ -58,7 +58,11 @@ class Metrics:
             _gauge("dragon_redis_up", "Redis answers.", look is not None),
         ]
         if look is not None:
-            families += [*_of_queues(look.depths), *_of_tasks(look.measured), *_of_workers(look.workers)]
+            families += [
+                *_of_queues([queue for queue in look.queues.queues if queue.name in self._queues]),
+                *_of_tasks(look.measured),
+                *_of_workers(look.workers),
+            ]
         body = generate_latest(_Page(families))
         return web.Response(body=body, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
@@ -81,7 +85,9 @@ class Metrics:
     async def _ask(self) -> _Look:
         redis = self._service.redis
         found = await asyncio.gather(
-            waiting.depths(redis, sorted(self._queues)), measures.measured(redis), workers.doing(redis)
+            queues.look(redis, self._service.config.files.life, self._queues),
+            measures.measured(redis),
+            workers.doing(redis),
         )
         return _Look(*found)
 
@@ -136,16 +142,16 @@ def _of_requests(tally: Tally) -> Iterator[Metric]:
     yield seconds
 
 
-def _of_queues(depths: list[Depth]) -> Iterator[Metric]:
+def _of_queues(seen: list[QueuePicture]) -> Iterator[Metric]:
     count = GaugeMetricFamily("dragon_queue_tasks", "Tasks that wait, by queue.", labels=["queue"])
     oldest = GaugeMetricFamily(
         "dragon_queue_oldest_seconds", "How long the task waits that comes next; 0 when none does.", labels=["queue"]
     )
     paused = GaugeMetricFamily("dragon_queue_paused", "Workers take nothing from the queue.", labels=["queue"])
-    for depth in depths:
-        count.add_metric([depth.queue], depth.waiting)
-        oldest.add_metric([depth.queue], depth.oldest or 0.0)
-        paused.add_metric([depth.queue], depth.is_paused)
+    for queue in seen:
+        count.add_metric([queue.name], queue.waiting)
+        oldest.add_metric([queue.name], queue.oldest or 0.0)
+        paused.add_metric([queue.name], queue.paused)
     yield count
     yield oldest
     yield paused

@@ -1221,6 +1221,27 @@ def _operator_calls() -> Iterator[_Call]:
             security=_OPERATOR,
         ),
     )
+    yield (
+        ("/v1/operator/history",),
+        "get",
+        _operation(
+            "operator",
+            "Measurements of the last hour or day",
+            "Of the tasks that ended in each minute of the last hour, or each quarter of an hour of the last day: how "
+            "many, and how long they waited and ran; those of all accounts.",
+            {
+                "200": _answer("The slots, the oldest first.", _content(_HISTORY)),
+                "400": "BadRequest",
+                **_OPERATED,
+            },
+            f'curl "$ADDRESS$PATH?period=hour" {_AUTHORIZED}',
+            security=_OPERATOR,
+            parameters=[
+                _query("period", "The last hour, or the last day.", {"enum": ["hour", "day"], "default": "hour"}),
+                _query("name", "A task name; without it all are added up.", {"type": "string", "maxLength": 200}),
+            ],
+        ),
+    )
 
 
 def _server_calls() -> Iterator[_Call]:
@@ -1263,28 +1284,6 @@ def _server_calls() -> Iterator[_Call]:
                 "503": _message("They would not; the message says why.", "no worker is registered", ["Retry-After"]),
             },
             "curl $ADDRESS$PATH",
-        ),
-    )
-    yield (
-        ("/v1/operator/history",),
-        "get",
-        _operation(
-            "server",
-            "Measurements of the last hour or day",
-            "Of the tasks that ended in each minute of the last hour, or each quarter of an hour of the last day: how "
-            "many, and how long they waited and ran. With a secret key in the header alone.",
-            {
-                "200": _answer("The slots, the oldest first.", _content(_HISTORY)),
-                "400": "BadRequest",
-                "401": "Unauthorized",
-                "503": "Unavailable",
-            },
-            "curl \"$ADDRESS$PATH?period=hour\" -H 'Authorization: Secret $SECRET'",
-            security=[{"secretHeader": []}],
-            parameters=[
-                _query("period", "The last hour, or the last day.", {"enum": ["hour", "day"], "default": "hour"}),
-                _query("name", "A task name; without it all are added up.", {"type": "string", "maxLength": 200}),
-            ],
         ),
     )
     yield (

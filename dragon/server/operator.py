@@ -10,6 +10,7 @@ from typing import Any
 from aiohttp import web
 
 from dragon.auth import Account, Accounts
+from dragon.definition import NAME_LIMIT
 from dragon.errors import BadRequest, ParameterError
 from dragon.keys import is_key
 from dragon.operator import Operator, QueueState, read_cursor
@@ -18,10 +19,12 @@ from dragon.server.requests import is_utf8, one_of, read_keys, read_object
 from dragon.server.streaming import line_list, stream_news
 from dragon.status import timestamp_of
 from dragon.store.listing import STATES, Filters
+from dragon.store.measures import Period
 
 MOST_ROWS, USUAL_ROWS = 500, 50  # of a page
 MOST_TASKS = 1000  # in a call that retries or cancels
 FILTER_LIMIT = 200  # characters
+PERIODS: dict[str, Period] = {"hour": "hour", "day": "day"}
 GROUP = re.compile(r"[0-9a-f]{16}")
 
 Errors = list[ParameterError]
@@ -50,6 +53,7 @@ class OperatorApi:
             web.get("/v1/operator/tasks_stream", self.tasks_stream, allow_head=False),
             web.get("/v1/operator/tasks/{key}", self.task),
             web.get("/v1/operator/failures", self.failures),
+            web.get("/v1/operator/history", self.history, allow_head=False),
             web.post("/v1/operator/retry", self.retry),
             web.post("/v1/operator/cancel", self.cancel),
             web.post("/v1/operator/queues/{queue}", self.queue),
@@ -100,6 +104,19 @@ class OperatorApi:
         if errors:
             raise BadRequest(*errors)
         return json_answer(await self._operator.failures(account, since, name))
+
+    async def history(self, request: web.Request) -> web.StreamResponse:
+        self._authenticate(request)
+        errors: Errors = []
+        period, name = PERIODS.get(one_of(request, "period", errors) or "hour"), one_of(request, "name", errors) or ""
+        if period is None:
+            errors.append(ParameterError("period", "querystring", "period must be hour or day"))
+        if len(name) > NAME_LIMIT or not is_utf8(name):
+            text = f"name must be a task name, {NAME_LIMIT} characters at most"
+            errors.append(ParameterError("name", "querystring", text))
+        if errors or period is None:
+            raise BadRequest(*errors)
+        return json_answer(await self._operator.history(period, name or None))
 
     async def retry(self, request: web.Request) -> web.StreamResponse:
         account = self._authenticate(request)

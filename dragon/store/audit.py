@@ -36,8 +36,6 @@ MOST_SEARCHED = 1000
 #: What is kept of measurements for ever; everything else of theirs passes.
 _LASTING = frozenset({"totals", "names"})
 
-LANE_MARK = "@"  # between the names of a queue and of an account, in the name of that account's lane
-
 _NUMBER = re.compile(rb"-?\d{1,18}")  # as HINCRBY writes it
 
 Suspicions = dict[Finding, object]  # with what would have changed if anything had happened meanwhile
@@ -372,7 +370,7 @@ class _Look:
                     lists = self._waiting.get(key)
                     if lists is None:
                         strangers[key].append(names.RQ_QUEUE + name)
-                    elif key in unseen and name in (lists[0], f"{lists[0]}{LANE_MARK}{lists[1]}"):
+                    elif key in unseen and name in (lists[0], f"{lists[0]}{names.LANE_MARK}{lists[1]}"):
                         unseen.discard(key)
                     else:
                         misplaced[key].append(names.RQ_QUEUE + name)
@@ -396,7 +394,7 @@ class _Look:
     async def _read_lanes(self) -> None:
         lanes: dict[str, list[str]] = defaultdict(list)
         for name in self._names.queues:
-            queue, mark, account = name.rpartition(LANE_MARK)
+            queue, mark, account = name.rpartition(names.LANE_MARK)
             if mark and ACCOUNT_ID.fullmatch(account):
                 lanes[queue].append(account)
         for queue, accounts in lanes.items():
@@ -577,7 +575,7 @@ async def _search(redis: Redis, first: dict[str, _Displaced], second: dict[str, 
         picture = second[key].picture
         if number < MOST_SEARCHED or second[key].places:
             main = names.RQ_QUEUE + picture.queue
-            lists = {main, f"{main}{LANE_MARK}{picture.account}", *first[key].places, *second[key].places}
+            lists = {main, f"{main}{names.LANE_MARK}{picture.account}", *first[key].places, *second[key].places}
             async for _, found, _ in examine(redis, [key], sorted(lists)):
                 if isinstance(found, Picture):
                     findings += judge_places(found)

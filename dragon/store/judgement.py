@@ -206,7 +206,7 @@ def _judge_rq(picture: Picture, now: float) -> Iterator[Finding]:
 def judge_places(picture: Picture) -> Iterator[Finding]:
     """Whether a task stands in exactly the lists that it has to stand in; `places` has to be filled."""
     key, main = picture.key, names.RQ_QUEUE + picture.queue
-    own = {main, f"{main}@{picture.account}"}
+    own = {main, f"{main}{names.LANE_MARK}{picture.account}"}
     places, is_waiting = picture.places, picture.state.phase == "w"
     if not is_waiting:
         does = "has ended" if picture.state.phase == "e" else "is being worked on"

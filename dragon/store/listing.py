@@ -470,7 +470,7 @@ async def _sources(search: _Search, life: int, cursor: Cursor | None) -> list[_S
     lists = [
         name.removeprefix(names.RQ_QUEUE) for name in _texts(await search.redis.command("SMEMBERS", names.RQ_QUEUES))
     ]
-    queues = sorted({name.partition("@")[0] for name in lists})
+    queues = sorted({name.partition(names.LANE_MARK)[0] for name in lists})
     made: list[_Source] = []
     if WAITING in wanted:
         for name in _lists_of(lists, queues, search.filters.account):
@@ -488,8 +488,8 @@ async def _sources(search: _Search, life: int, cursor: Cursor | None) -> list[_S
 
 def _lists_of(lists: Sequence[str], queues: Sequence[str], account: str) -> list[str]:
     if account:
-        return [*queues, *(f"{queue}@{account}" for queue in queues)]
-    lanes = sorted(name for name in lists if "@" in name)
+        return [*queues, *(f"{queue}{names.LANE_MARK}{account}" for queue in queues)]
+    lanes = sorted(name for name in lists if names.LANE_MARK in name)
     return [*queues, *lanes[:MOST_LANES]]
 
 

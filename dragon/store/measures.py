@@ -247,6 +247,17 @@ async def history(redis: Redis, period: Period, name: str | None = None) -> list
     ]
 
 
+async def recent_waiting(redis: Redis, now: float) -> Histogram:
+    """How long tasks waited that ended in this minute or the one before; `now` by Redis's clock."""
+    newest = int(now // 60)
+    fields = [f"{ALL}:{field}" for field in _SECONDS_FIELDS[_WAITING]]
+    slots = await asyncio.gather(
+        *(redis.command("HMGET", f"{names.MEASURES}minute:{number}", *fields) for number in (newest - 1, newest))
+    )
+    count, microseconds, *buckets = (sum(map(_number, both)) for both in zip(*slots, strict=True))
+    return Histogram(count, microseconds / 1e6, tuple(buckets))
+
+
 def _sample(start: float, seconds: int, measured: Measured) -> Sample:
     quantiles = (part.quantile(share) for part in (measured.waiting, measured.running) for share in (0.5, 0.95))
     return Sample(start, seconds, *(measured.outcomes[outcome] for outcome in OUTCOMES), *quantiles)

@@ -12,6 +12,7 @@ ACCOUNT = "dragon:account:"  # + ID, hash: queued, bytes; + ID + ":minute:" + N,
 REUSE = "dragon:reuse:"  # + digest, string: the key that serves this GET create_file
 IDEMPOTENCY = "dragon:idempotency:"  # + digest, string: body digest and keys
 LANE = "dragon:lane:"  # + QUEUE, string: the account whose tasks stand in the queue's own list
+LANE_MARK = "@"  # between the names of a queue and of an account, in the name of that account's lane
 TURNS = "dragon:turns:"  # + QUEUE, list: the accounts that wait in lanes, and that of the own list, as their turns come
 PAUSED = "dragon:paused"  # set of queues that dragon's workers take nothing from
 MEASURES = "dragon:measures:"  # + "minute:N", "quarter:N", "totals", hashes; + "names", set; + "flushed:ID", string

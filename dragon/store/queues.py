@@ -83,13 +83,18 @@ async def lists_of(redis: Redis, queue: str) -> list[str]:
     """The lists that hold what waits in a queue, its own the last: when that is empty a lane takes its place."""
     found = {name.decode(errors="replace") for name in await redis.command("SMEMBERS", names.RQ_QUEUES)}
     own = names.RQ_QUEUE + queue
-    return [*sorted(name for name in found if name.startswith(f"{own}@")), own]
+    return [*sorted(name for name in found if name.startswith(own + names.LANE_MARK)), own]
 
 
 async def piece(redis: Redis, name: str, first: int, count: int) -> list[str]:
     """Keys in a list, from its head on; "" for what is no key."""
     raw = await redis.command("LRANGE", name, first, first + count - 1)
     return [key if is_key(key) else "" for key in (one.decode(errors="replace") for one in raw)]
+
+
+async def is_suspended(redis: Redis) -> bool:
+    """Whether `rq suspend` has stopped all workers."""
+    return bool(await redis.command("EXISTS", names.RQ_SUSPENDED))
 
 
 async def paused(redis: Redis) -> set[str]:

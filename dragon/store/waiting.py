@@ -1,4 +1,4 @@
-"""Where waiting tasks stand: how many wait in each queue, for how long, and in which place of the turn one comes.
+"""Where waiting tasks stand: in which list of their queue, and in which place of the turns.
 
 A queue is its own list and, while several accounts wait, lanes beside it from which workers take in turns
 (docs/adr/0009). Lists are read in pages, never as a whole: what they say is of a moment ago, good enough for people.
@@ -7,60 +7,18 @@ A queue is its own list and, while several accounts wait, lanes beside it from w
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 from redis.exceptions import ResponseError
 
 from dragon.connections import Argument, Redis
 from dragon.store import names
-from dragon.store.workers import clock
 
 PAGE = 1000  # keys that one command reads
 DEPTH = 10_000  # places of a list that are looked at; what stands behind has no place that is known
 FEW = 4  # keys that are searched for one by one
-LANE_MARK = "@"  # between the names of a queue and of an account, in the name of that account's lane
-
-
-@dataclass(frozen=True, slots=True)
-class Depth:
-    """A queue in one moment."""
-
-    queue: str
-    waiting: int
-    oldest: float | None  # seconds that the task has waited that comes next, the longest of all lanes
-    is_paused: bool
-
-
-async def depths(redis: Redis, queues: Iterable[str]) -> list[Depth]:
-    """How much waits in these queues, in their order."""
-    listed, paused, now = await asyncio.gather(
-        redis.command("SMEMBERS", names.RQ_QUEUES), paused_queues(redis), clock(redis)
-    )
-    lists: dict[str, list[str]] = {queue: [names.RQ_QUEUE + queue] for queue in queues}
-    for raw in listed:
-        name = raw.decode(errors="replace")
-        queue, mark, _ = name.removeprefix(names.RQ_QUEUE).rpartition(LANE_MARK)
-        if mark and queue in lists:
-            lists[queue].append(name)
-    found = await asyncio.gather(*(_depth(redis, some) for some in lists.values()))
-    return [
-        Depth(queue, waiting, None if since is None else max(0.0, now - since), queue in paused)
-        for queue, (waiting, since) in zip(lists, found, strict=True)
-    ]
-
-
-async def _depth(redis: Redis, lists: Sequence[str]) -> tuple[int, float | None]:
-    """How many keys stand in the lists, and since when the oldest of those that come next."""
-    lengths = await asyncio.gather(*(_ask(redis, "LLEN", name) for name in lists))
-    heads = await asyncio.gather(*(_ask(redis, "LINDEX", name, 0) for name in lists))
-    dates = await asyncio.gather(
-        *(_ask(redis, "HGET", names.TASK.encode() + key, "enqueued_at") for key in heads if key)
-    )
-    since = [seconds for date in dates if date and (seconds := _unix_time(date)) is not None]
-    return sum(length or 0 for length in lengths), min(since, default=None)
 
 
 async def _ask(redis: Redis, *command: Argument) -> Any:
@@ -71,23 +29,6 @@ async def _ask(redis: Redis, *command: Argument) -> Any:
         if not str(error).startswith("WRONGTYPE"):
             raise
         return None
-
-
-def _unix_time(date: bytes) -> float | None:
-    try:
-        return datetime.fromisoformat(date.decode()).timestamp()
-    except ValueError:
-        return None
-
-
-async def paused_queues(redis: Redis) -> set[str]:
-    """The queues that workers take nothing from until they are resumed."""
-    return {name.decode(errors="replace") for name in await redis.command("SMEMBERS", names.PAUSED)}
-
-
-async def is_suspended(redis: Redis) -> bool:
-    """Whether `rq suspend` has stopped all workers."""
-    return bool(await redis.command("EXISTS", names.RQ_SUSPENDED))
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +43,7 @@ class Lanes:
     def list_of(self, account: str) -> str:
         """The list that an account's tasks stand in."""
         is_own = not self.turns or account == self.own
-        return names.RQ_QUEUE + self.queue + ("" if is_own else LANE_MARK + account)
+        return names.RQ_QUEUE + self.queue + ("" if is_own else names.LANE_MARK + account)
 
     def before(self, account: str, rank: int) -> int:
         """How many tasks come before the one that has `rank` others of its account before it."""

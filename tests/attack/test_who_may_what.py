@@ -696,9 +696,10 @@ def check_cancelling(house: House, wire: Wire, cells: list[Cell]) -> None:
 
 
 def alike(one: Heard, other: Heard) -> bool:
+    own = {"date": "", "x-request-id": ""}  # each answer has its own
+
     def told(heard: Heard) -> Any:
-        headers = {name: value for name, value in heard.headers.items() if name not in ("date", "x-request-id")}
-        return heard.status, headers, heard.body
+        return heard.status, {name: own.get(name, value) for name, value in heard.headers.items()}, heard.body
 
     return bool(told(one) == told(other))
 
@@ -707,6 +708,8 @@ def test_the_operator_api_takes_a_secret_key_in_the_header_and_nothing_else(empt
     cells = 0
     with Wire(empty_house.port) as wire:
         for (method, route), row in OPERATING.items():
+            if method != "GET" or "KEY" in row.path or row.path.endswith("_stream"):
+                continue  # these answer otherwise than by 200 with a body: the table below has all
             for sent in itertools.chain(in_one_place(), of_each_tenant()):
                 verdict = judge(replace(sent, origin=None), takes_body=False, takes_query=False, keyless=False)
                 heard = ask(wire, Cell(method, row, replace(sent, body=()), verdict))

@@ -71,6 +71,54 @@ async def test_every_end_is_counted_once_wherever_it_happens(own_system: OwnSyst
     assert await totals(system) == expected, "the server's last flush brought something new"
 
 
+async def test_what_an_operator_ends_and_creates_again_is_counted_once(own_system: OwnSystem) -> None:
+    system = own_system()
+    system.start_server()
+
+    async def act(client: Client, path: str, body: Any) -> Any:
+        answer = await ask(client.session, "POST", f"/v1/operator/{path}", body, SECRET)
+        assert answer.status == 200, answer.body
+        return answer.json
+
+    async with system.client() as client:
+        await client.create({"task_name": "hello", "nmae": 1})
+        hello, *_ = [status["key"] for status in await client.create(*[{"task_name": "hello"}] * 4)]
+        for _ in range(2):
+            assert [status["result"] for status in await act(client, "cancel", {"tasks": [hello]})] == ["cancelled"]
+        assert (await act(client, "queues/default", {"action": "clear"}))["cleared"] == 3
+        assert (await act(client, "queues/default", {"action": "clear"}))["cleared"] == 0
+        for _ in range(2):
+            (retried,) = await act(client, "retry", {"tasks": [hello]})
+        await counted(system, {"hello": {"error": 1, "cancelled": 4}})
+        system.start_worker("--executors", "1")
+        await client.wait_for_status(retried["retried_as"], "success")
+        await act(client, "retry", {"tasks": [hello]})
+        await counted(system, {"hello": {"success": 1, "error": 1, "cancelled": 4}})
+
+
+async def test_the_overview_tells_how_long_tasks_waited_that_ended_just_now(own_system: OwnSystem) -> None:
+    system = own_system()
+    system.start_server()
+
+    async def rates(client: Client) -> dict[str, float | None]:
+        found = (await ask(client.session, "GET", "/v1/operator/overview", None, SECRET)).json["rates"]
+        return {name: found[name] for name in ("waiting_p50", "waiting_p95")}
+
+    async with system.client() as client:
+        assert await rates(client) == {"waiting_p50": None, "waiting_p95": None}
+        (made,) = await client.create({"task_name": "hello"})
+        await asyncio.sleep(0.3)  # it waits for so long at least
+        system.start_worker("--executors", "1")
+        await client.wait_for_status(made["key"], "success")
+
+        async def known() -> dict[str, float | None] | None:
+            found = await rates(client)
+            return None if None in found.values() else found
+
+        found = await eventually(known)
+    assert 0.3 / 2**0.5 <= found["waiting_p50"] <= found["waiting_p95"] < 60
+
+
 async def test_what_a_killed_worker_has_left_is_counted_by_the_one_that_ends_it(
     own_system: OwnSystem, tmp_path: Path
 ) -> None:

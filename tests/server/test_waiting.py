@@ -121,7 +121,11 @@ async def test_details_say_what_a_task_waits_for(own_system: OwnSystem) -> None:
 
             async def waits(key: str) -> dict[str, Any]:
                 (status,) = await client.status(key, details=True)
-                return {name: status.get(name, "absent") for name in ("position", "eta", "waiting_for")}
+                shown = (await ask(client.session, "GET", f"/v1/operator/tasks/{key}", None, SECRET)).json
+                waits = {name: status.get(name, "absent") for name in ("position", "eta", "waiting_for")}
+                if status["status"] == shown["status"]["status"] == "queued":
+                    assert {name: shown[name] for name in waits} == waits, "operators see the same"
+                return waits
 
             async def becomes(key: str, expected: dict[str, Any]) -> bool:
                 return await waits(key) == expected

@@ -151,6 +151,30 @@ async def test_history_has_empty_slots_too_the_oldest_first(redis: Redis) -> Non
         ]
 
 
+async def test_recent_waiting_is_that_of_this_minute_and_the_one_before_in_one_round_trip(redis: Redis) -> None:
+    now = 1_800_000_000.0  # a minute begins
+    for minutes, seconds in ((2, 1000.0), (1, 0.3), (0, 40.0), (-1, 1000.0)):
+        tally = measures._Tally()
+        tally.add(
+            timestamp_of(QUEUED_AT), timestamp_of(QUEUED_AT + timedelta(seconds=seconds)), timestamp_of(QUEUED_AT)
+        )
+        slot = f"{names.MEASURES}minute:{int(now // 60) - minutes}"
+        for field, count in tally.fields().items():
+            await redis.command("HSET", slot, f":{field}", count, f"hello:{field}", 7)
+    await redis.command("PING")
+    before = redis.round_trips
+    found = await measures.recent_waiting(redis, now + 59.9)
+    assert redis.round_trips == before + 1
+    assert (found.count, found.seconds) == (2, 40.3)
+    quick, slow = found.quantile(0.5), found.quantile(0.95)
+    assert quick is not None
+    assert slow is not None
+    assert 0.3 / 2**0.5 <= quick <= 0.3 * 2**0.5
+    assert 40 / 2**0.5 <= slow <= 40 * 2**0.5
+    nothing = await measures.recent_waiting(redis, now + 600)
+    assert (nothing.count, nothing.quantile(0.5), nothing.quantile(0.95)) == (0, None, None)
+
+
 async def test_a_flush_that_is_sent_twice_counts_once(redis: Redis) -> None:
     arguments = ("process", 1, 60, 1, "hello", "hello:success", 2)
     assert await redis.run(script("measure"), arguments) == 1

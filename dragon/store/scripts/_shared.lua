@@ -105,7 +105,7 @@ local function is_there(list)
 end
 
 local function lane_of(queue, account)
-  return RQ_QUEUE .. queue .. '@' .. account
+  return RQ_QUEUE .. queue .. LANE_MARK .. account
 end
 
 -- Puts the next lane in the place of the queue's own list, if that one is empty. One account alone needs no turns.

@@ -10,8 +10,9 @@ local MINUTE, MOST_EXECUTING = 60, 5000
 -- What a stranger has put in the place of ours may be of another type: then there is nothing.
 local function ask(...)
   local reply = redis.pcall(...)
-  if type(reply) == 'table' and reply.err then return false end
-  return reply
+  if type(reply) ~= 'table' or not reply.err then return reply end
+  if string.find(reply.err, 'WRONGTYPE', 1, true) then return false end
+  return redis.call(...)  -- what this user may not ask is no 0: it fails again, and the script with it
 end
 
 local lists, queues = {}, {}  -- queue -> its own list and its lanes
@@ -24,7 +25,7 @@ end
 for i = 3, #ARGV do add(ARGV[i], RQ_QUEUE .. ARGV[i]) end
 for _, list in ipairs(ask('SMEMBERS', RQ_QUEUES) or {}) do
   local name = string.sub(list, #RQ_QUEUE + 1)
-  add(string.match(name, '^([^@]+)@') or name, list)
+  add(string.match(name, '^(.-)' .. LANE_MARK) or name, list)
 end
 for _, queue in ipairs(ask('SMEMBERS', PAUSED) or {}) do add(queue, RQ_QUEUE .. queue) end
 
