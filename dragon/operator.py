@@ -293,8 +293,9 @@ class Operator:
             if cursor is None:
                 break
 
-    async def history(self, period: Period, name: str | None) -> History:
-        """Throughput, waiting and running times of a task, or of all; the same for all accounts."""
+    async def history(self, account: Account, period: Period, name: str | None) -> History:
+        """Throughput, waiting and running times of a task, or of all, of all accounts together: for operators only."""
+        require_operator(account)
         samples, known = await asyncio.gather(
             measures.history(self._redis, period, name), measures.names_measured(self._redis)
         )

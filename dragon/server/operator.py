@@ -106,7 +106,7 @@ class OperatorApi:
         return json_answer(await self._operator.failures(account, since, name))
 
     async def history(self, request: web.Request) -> web.StreamResponse:
-        self._authenticate(request)
+        account = self._authenticate(request)
         errors: Errors = []
         period, name = PERIODS.get(one_of(request, "period", errors) or "hour"), one_of(request, "name", errors) or ""
         if period is None:
@@ -116,7 +116,7 @@ class OperatorApi:
             errors.append(ParameterError("name", "querystring", text))
         if errors or period is None:
             raise BadRequest(*errors)
-        return json_answer(await self._operator.history(period, name or None))
+        return json_answer(await self._operator.history(account, period, name or None))
 
     async def retry(self, request: web.Request) -> web.StreamResponse:
         account = self._authenticate(request)

@@ -351,6 +351,7 @@ def send(arena: Arena, kind: str, method: str, target: str | bytes, given: dict[
 
 # --- bodies -----------------------------------------------------------------------------------------------------------
 
+OPERATED = ["/v1/operator/retry", "/v1/operator/cancel", "/v1/operator/queues/default", "/v1/operator/queues/\u00e9"]
 POSTS = ["/v1/create", "/v1/create_stream", "/v1/create_file", "/v1/create_file/cat.jpg", "/v1/status", "/v1/stream"]
 
 
@@ -390,8 +391,28 @@ def test_whatever_is_posted_is_answered_in_the_contracts_shapes(arena: Arena) ->
         if b"countdown" not in changed:
             send(arena, "bodies", "POST", path, RIGHT, changed)
 
-    for test in (whole, broken, mutated):
+    operated = st.fixed_dictionaries(
+        {},
+        optional={
+            "tasks": keys,
+            "group": st.sampled_from(["0" * 16, "x"]) | values,
+            "limit": st.sampled_from([1, 0, "5", 1001]) | values,
+            "action": st.sampled_from(["resume", "clear", "Resume", ""]) | values,
+        },
+    ).map(unpaused)
+
+    @fuzzing(2_000, 50)
+    @given(st.sampled_from(OPERATED), operated | values, headers, st.booleans())
+    def operators(path: str, body: Any, given_headers: dict[str, str], right: bool) -> None:
+        send(arena, "bodies", "POST", path, given_headers | (RIGHT if right else {}), encoded(body))
+
+    for test in (whole, broken, mutated, operators):
         run_seeded(arena, test)
+
+
+def unpaused(body: dict[str, Any]) -> dict[str, Any]:
+    """Nothing would be run in a queue that is paused."""
+    return body | {"action": "resume"} if body.get("action") == "pause" else body
 
 
 def without_long_waits(body: Any) -> Any:
@@ -407,6 +428,7 @@ PATHS = [
     "/v1/file", "/v1/status_stream", "/v1/file/cat.jpg", "/v1/create_file", "/v1/create_file/cat.jpg",
     f"/v1/tasks/{UNKNOWN}", "/v1/log",
     f"/files/{UNKNOWN}/x.jpg", "/static/page.css", "/static/sample.jpg", "/v1/create", "/v1", "/v2/create", "/nowhere",
+    "/dashboard", "/dashboard/app.js", "/v1/dragon.js", "/v1/tasks.d.ts",
 ]  # fmt: skip
 SEGMENTS = [
     "v1", "create_file", "file", "files", "static", "tasks", UNKNOWN, "..", ".", "", "%2e%2e", "%2F", "%00", "%ff", "%",
@@ -414,6 +436,15 @@ SEGMENTS = [
     "%25%32%65", "~root",
 ]  # fmt: skip
 junk_paths = st.lists(st.sampled_from(SEGMENTS), min_size=1, max_size=6).map(lambda parts: "/" + "/".join(parts))
+LISTED = [
+    "/v1/operator/tasks", "/v1/operator/failures", "/v1/operator/history", "/v1/operator/tasks/KEY", "/v1/log",
+    "/v1/operator/account", "/v1/operator/overview", "/v1/operator/tasks/x",
+]  # fmt: skip
+SOUGHT = ["state", "name", "account", "since", "until", "text", "after", "limit", "period", "task", "follow"]
+SOUGHT_VALUES = [
+    "error", "waiting", "ended", "demo", "2026-01-31T12:00:00Z", "2026-01-31 12:00 +01:00", "0001-01-01", "1e9", "-1",
+    "99999999999", "W10", "W251bGwse31d", "500", "501", "hour", "day",
+]  # fmt: skip
 QUERY_NAMES = [
     "tasks", "task", "task_name", "block", "timeout", "details", "secret", "api_key", "account", "exp", "sig", "url",
     "width", "height", "crop", "format", "name", "from", "referrer", "", "[]", "tasks[]", "a.b", "\u0000",
@@ -469,7 +500,15 @@ def test_querystrings_paths_and_headers_of_any_kind_are_answered(arena: Arena) -
         heard = send(arena, "querystrings", "GET", f"/v1/{call}?{'&'.join(map(spelled, signed))}", RIGHT)
         assert heard.status in (400, 401)
 
-    for test in (anywhere, images, signatures):
+    sought = st.lists(st.tuples(st.sampled_from(SOUGHT), query_values | st.sampled_from(SOUGHT_VALUES)), max_size=5)
+
+    @fuzzing(3_000, 80)
+    @given(st.sampled_from(LISTED), sought, headers)
+    def lists(path: str, found: list[tuple[str, str]], given_headers: dict[str, str]) -> None:
+        target = f"{path.replace('KEY', arena.key)}?{'&'.join(map(spelled, found))}"
+        send(arena, "querystrings", "GET", target, given_headers | RIGHT)
+
+    for test in (anywhere, images, signatures, lists):
         run_seeded(arena, test)
 
 
@@ -771,6 +810,9 @@ def mangled(data: bytes, other: bytes, chance: random.Random) -> bytes:
 
 # --- /openapi.json ----------------------------------------------------------------------------------------------------
 
+#: Streams that go on until their client leaves, which schemathesis does not: tests/server/test_operator.py reads them.
+ENDLESS = {"/v1/operator/overview_stream", "/v1/operator/tasks_stream"}
+
 
 @pytest.mark.timeout(1800)
 def test_schemathesis_finds_nothing_that_openapi_json_does_not_say(arena: Arena) -> None:
@@ -792,7 +834,8 @@ def test_schemathesis_finds_nothing_that_openapi_json_does_not_say(arena: Arena)
     ]
     document = arena.wire.ask("GET", "/openapi.json").json
     schemathesis.openapi.format("uri", st.sampled_from([url for url in URLS if "\ud800" not in url]))
-    operations = [result.ok() for result in schemathesis.openapi.from_dict(document).get_all_operations()]
+    found = (result.ok() for result in schemathesis.openapi.from_dict(document).get_all_operations())
+    operations = [operation for operation in found if operation.path not in ENDLESS]
     modes = (schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE)
     pairs = [(operation, mode) for operation in operations for mode in modes]
     tried: Counter[str] = Counter()
@@ -801,7 +844,8 @@ def test_schemathesis_finds_nothing_that_openapi_json_does_not_say(arena: Arena)
         def conforms(case: Any) -> None:
             tried[case.operation.label] += 1
             if isinstance(case.body, dict):
-                case.body = without_long_waits({name: _harmless_all(value) for name, value in case.body.items()})
+                body = {name: _harmless_all(value) for name, value in case.body.items()}
+                case.body = unpaused(without_long_waits(body))
             case.call_and_validate(arena.system.url, headers=RIGHT, checks=conformance, timeout=DEADLINE)
 
         with contextlib.suppress(Unsatisfiable):  # nothing about this call can be wrong

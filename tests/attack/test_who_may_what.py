@@ -308,7 +308,7 @@ ROWS: dict[tuple[str, str], Row] = {
     ("GET", "/v1/create_file"): Row("image", "/v1/create_file", query="task_name=test.file"),
     ("GET", "/v1/create_file/{filename}"): Row("image", "/v1/create_file/a.txt", query="task_name=test.file"),
     ("DELETE", "/v1/tasks/{key}"): Row("cancels", "/v1/tasks/KEY"),
-    ("GET", "/v1/operator/history"): Row("operates", "/v1/operator/history"),
+    ("GET", "/v1/operator/history"): Row("operates", "/v1/operator/history", for_operators=True),
     ("GET", "/v1/status"): Row("open", "/v1/status", query=f"tasks={UNKNOWN}"),
     ("POST", "/v1/status"): Row("open", "/v1/status", {"tasks": UNKNOWN}),
     ("GET", "/v1/status_stream"): Row("open", "/v1/status_stream", query=f"tasks={UNKNOWN}"),

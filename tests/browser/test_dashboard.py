@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.async_api import Browser, Locator, Page, expect
 
+from dragon.auth import hash_key
 from dragon.config import Config
 from dragon.embedded import EmbeddedRedis, find_server
 from tests.browser.dashboard import EVIL, TELEPHONE, faults, go, log_in, open_dashboard, open_page
@@ -355,6 +356,26 @@ async def test_history_plots_what_has_ended(system: System, browser: Browser) ->
     assert int(numbers[-1]) >= 5
     assert await page.locator(".plot canvas").first.evaluate("(canvas) => canvas.width") > 300
     assert await faults(page) == []
+    assert seen.complaints == []
+
+
+async def test_an_account_that_is_no_operator_sees_its_own_and_nothing_of_all(
+    own_system: Callable[..., System], browser: Browser, tmp_path: Path
+) -> None:
+    accounts = tmp_path / "accounts.toml"
+    accounts.write_text(f'[shop]\nname = "The shop"\nsecrets = ["{hash_key("shop-secret")}"]\n')
+    system = own_system(accounts=accounts)
+    system.start_server()
+    page, seen = await open_page(browser, system.url, "#/history")
+    await log_in(page, "shop-secret")
+    await expect(page.locator(".who")).to_have_text("The shop")
+    assert await page.locator("nav a").all_inner_texts() == ["Now", "Tasks", "Failures"]
+    await expect(page.locator("main h1")).to_have_text("There is no such view")
+    for view in ("now", "tasks", "failures"):
+        await page.click(f"nav >> text={view.capitalize()}")
+        await expect(page.locator("nav a[aria-current=page]")).to_have_text(view.capitalize())
+        await expect(page.locator(".who")).to_have_text("The shop")
+    assert OPERATOR + "history" not in seen.paths()
     assert seen.complaints == []
 
 

@@ -18,6 +18,8 @@ const TABS = [
   ["failures", "Failures"],
   ["history", "History"],
 ];
+/** What only operators see is of all accounts together. */
+const FOR_OPERATORS = ["history"];
 const TITLES = { now: "now", tasks: "tasks", task: "task", failures: "failures", history: "history" };
 const DEMO = document.body.dataset.demo;
 
@@ -96,7 +98,9 @@ function Frame({ account, onLeave }) {
   const route = useRoute();
   const [helps, setHelps] = useState(false);
   const tab = route.view === "task" ? "tasks" : route.view;
-  const View = VIEWS[route.view] ?? Nowhere;
+  const maySee = (view) => account.operator || !FOR_OPERATORS.includes(view);
+  const tabs = TABS.filter(([view]) => maySee(view));
+  const View = (maySee(route.view) && VIEWS[route.view]) || Nowhere;
   const place = `${route.view}/${route.rest.join("/")}`;
   useEffect(() => {
     document.title = `${TITLES[route.view] ?? "?"} · dragon`;
@@ -105,7 +109,7 @@ function Frame({ account, onLeave }) {
   useKeys((event) => {
     const number = Number(event.key);
     if (event.key === "?") setHelps(true);
-    else if (number >= 1 && number <= TABS.length) go(`#/${TABS[number - 1][0]}`);
+    else if (number >= 1 && number <= tabs.length) go(`#/${tabs[number - 1][0]}`);
     else return;
     event.preventDefault();
   });
@@ -113,7 +117,7 @@ function Frame({ account, onLeave }) {
     <a class="skip" href="#main" onClick=${skip}>Skip to the contents</a>
     <header>
       <a class="brand" href="#/now"><img src="/static/icon.svg" alt="" width="24" height="24" />dragon</a>
-      <nav aria-label="Views">${TABS.map(([view, word]) => html`<a key=${view} href=${`#/${view}`} aria-current=${view === tab ? "page" : undefined}>${word}</a>`)}</nav>
+      <nav aria-label="Views">${tabs.map(([view, word]) => html`<a key=${view} href=${`#/${view}`} aria-current=${view === tab ? "page" : undefined}>${word}</a>`)}</nav>
       <${State} />
       <div class="tools">
         <${Theme} />
