@@ -1,7 +1,7 @@
 """The examples of the reference: each call, and each task, with curl, in JavaScript and in Python.
 
 They go into the OpenAPI document as `x-codeSamples`, from there onto /docs; the tests run every one as it stands. curl
-comes with each call (openapi.py), JavaScript and Python from the table here; what it does not have is made of the call.
+comes with each call (openapi/), JavaScript and Python from the table here; what it does not have is made of the call.
 """
 
 from __future__ import annotations

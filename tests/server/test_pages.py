@@ -286,14 +286,14 @@ def validator(document: dict[str, Any], reference: str) -> jsonschema_rs.Draft20
 
 
 def test_nested_definitions_of_a_schema_move_to_the_components() -> None:
-    from dragon.server.openapi import _hoisted
+    from dragon.server.openapi.task_schemas import hoisted
 
     components: dict[str, Any] = {}
     schema = {
         "properties": {"a": {"$ref": "#/$defs/A"}, "b": [{"$ref": "#/$defs/A"}]},
         "$defs": {"A": {"type": "null"}},
     }
-    moved = _hoisted(schema, "task.x", components)
+    moved = hoisted(schema, "task.x", components)
     there = {"$ref": "#/components/schemas/task.x.A"}
     assert moved == {"properties": {"a": there, "b": [there]}}
     assert components == {"task.x.A": {"type": "null"}}
