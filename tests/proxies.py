@@ -1,4 +1,7 @@
-"""What stands between a client and a server, and makes it hard for them: cuts, buffers, another path, TLS."""
+"""What stands between a client and a server, and makes it hard for them: cuts, buffers, another path, TLS.
+
+They run in the test's own event loop, and take a seeded source of chance.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,14 @@ import socket
 import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import NamedTuple, Self
 from urllib.parse import urlsplit
 
-_NO_LINGER = struct.pack("ii", 1, 0)
+Head = list[tuple[str, str]]
 _End = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+_NO_LINGER = struct.pack("ii", 1, 0)
+_ALL = 1 << 40  # bytes: more than any connection carries
 
 
 class Proxy:
@@ -27,10 +34,9 @@ class Proxy:
         self._target = (parts.hostname, parts.port)
         self._tasks: set[asyncio.Task[None]] = set()
         self.url = ""
-        self.requests: list[str] = []  # request lines, of the proxies that read them
 
     @contextlib.asynccontextmanager
-    async def serving(self, host: str = "127.0.0.1") -> AsyncIterator[Proxy]:
+    async def serving(self, host: str = "127.0.0.1") -> AsyncIterator[Self]:
         server = await asyncio.start_server(self._accept, host, 0, ssl=self.context)
         port = server.sockets[0].getsockname()[1]
         shown = f"[{host}]" if ":" in host else host
@@ -39,13 +45,9 @@ class Proxy:
             yield self
         finally:
             server.close()
-            await self.end_all()
-
-    async def end_all(self) -> None:
-        """Ends all connections that are open."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -55,7 +57,7 @@ class Proxy:
         try:
             target = await asyncio.open_connection(*self._target)
             await self.connect((reader, writer), target)
-        except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
+        except (OSError, EOFError, asyncio.CancelledError):
             pass  # one of both has left, or the test is over
         finally:
             for end in (writer, *([target[1]] if target else [])):
@@ -64,55 +66,109 @@ class Proxy:
 
     async def connect(self, client: _End, server: _End) -> None:
         """Passes everything on, both ways, until one side has ended."""
-        await _first_of(_copy(client[0], server[1].write), _copy(server[0], client[1].write))
+        await _first_of(_copy(client[0], server[1]), _copy(server[0], client[1]))
+
+
+class Cut(NamedTuple):
+    """After how many bytes a connection is cut."""
+
+    asked: int  # of the requests; 0: the server hears of none
+    answered: int  # of the answers
+
+
+Cuts = Callable[[random.Random], Cut]
+
+
+def around(mean: float) -> Cuts:
+    """So many bytes of answers come through, on the average; of seven connections one is cut early in its requests."""
+
+    def cut(chance: random.Random) -> Cut:
+        asked = chance.randrange(1, 400) if chance.random() < 0.15 else _ALL
+        return Cut(asked, int(chance.expovariate(1 / mean)))
+
+    return cut
+
+
+def anywhere(most: int = 100_000) -> Cuts:
+    """In heads, lines, characters. `most` is more than the longest line has, and early cuts are many.
+
+    Of ten connections one is lost before the server hears of it, and one before the client has a byte of the answer.
+    """
+
+    def cut(chance: random.Random) -> Cut:
+        kind = chance.random()
+        answered = 0 if kind < 0.2 else round(most * chance.random() ** 3)
+        return Cut(0 if kind < 0.1 else _ALL, answered)
+
+    return cut
 
 
 class CuttingProxy(Proxy):
-    """Cuts connections at random places: of the answers, and sometimes of the requests; by an end, or by a reset."""
+    """Cuts connections, half of the ends by a reset, half as if nothing more was to come; after `most` of them, none."""
 
-    def __init__(self, url: str, chance: random.Random, *, mean: float, most: int) -> None:
-        """`mean` bytes of answers come through, on the average; after `most` cuts all does."""
+    def __init__(self, url: str, chance: random.Random, cuts: Cuts, *, most: int = _ALL) -> None:
         super().__init__(url)
         self._chance = chance
-        self._mean = mean
-        self._left = most
+        self._plan = cuts
+        self._most = most
+        self.connections = 0  # that were to be cut and are over, by a cut or, before it, of themselves
         self.cuts = 0
 
     async def connect(self, client: _End, server: _End) -> None:
-        if self.cuts >= self._left:
+        if self.connections >= self._most:
             return await super().connect(client, server)
-        asked = self._chance.randrange(400) if self._chance.random() < 0.15 else 1 << 40
-        answered = int(self._chance.expovariate(1 / self._mean))
-        await _first_of(
-            _copy(client[0], server[1].write, asked),
-            _copy(server[0], client[1].write, answered),
-        )
-        self.cuts += 1
-        await client[1].drain()
-        if self._chance.random() < 0.5:
-            connection = client[1].get_extra_info("socket")
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+        cut = self._plan(self._chance)
+        ways = (_copy(client[0], server[1], cut.asked), _copy(server[0], client[1], cut.answered))
+        self.cuts += any(await _first_of(*ways))
+        self.connections += 1
+        for end in (client[1], server[1]):
+            if self._chance.random() < 0.5:
+                end.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
         return None
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request as a proxy has read it."""
+
+    method: str
+    target: str
+    head: Head
+    body: bytes
 
 
 class HttpProxy(Proxy):
     """Reads requests and asks the server on a connection of its own for each, as proxies do. `path` is taken off."""
 
+    version = "1.1"  # by which the server is asked
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.requests: list[str] = []  # METHOD TARGET
+
+    def asked(self, path: str) -> int:
+        """How many requests had this path."""
+        return sum(request.partition(" ")[2].partition("?")[0] == path for request in self.requests)
+
     async def connect(self, client: _End, server: _End) -> None:
-        head = (await client[0].readuntil(b"\r\n\r\n")).decode("latin-1")
-        line, *headers = head[:-4].split("\r\n")
-        method, target, version = line.split(" ")
-        self.requests.append(f"{method} {target}")
-        assert target.startswith(self.path), target
-        kept = [header for header in headers if not header.lower().startswith("connection:")]
-        length = next((int(header[15:]) for header in kept if header.lower().startswith("content-length:")), 0)
-        lines = [f"{method} {target.removeprefix(self.path)} {version}", *kept, "Connection: close"]
-        server[1].write("\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + await client[0].readexactly(length))
+        request = await self.read(*client)
+        if request is None:
+            return
+        self.requests.append(f"{request.method} {request.target}")
+        assert request.target.startswith(self.path), request.target
+        first = f"{request.method} {request.target.removeprefix(self.path)} HTTP/{self.version}"
+        kept = [(name, value) for name, value in request.head if name.lower() != "connection"]
+        server[1].write(head_bytes(first, [*kept, ("Connection", "close")]) + request.body)
         await _first_of(self.answer(server[0], client[1]), _until_end(client[0]))
 
+    async def read(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Request | None:
+        """The request of the client; None when it was answered here."""
+        first, head = await read_head(reader)
+        method, target, _ = first.split(" ")
+        return Request(method, target, head, await reader.readexactly(content_length(head)))
+
     async def answer(self, server: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
-        await _copy(server, client.write)
-        await client.drain()
+        await _copy(server, client)
 
 
 class BufferingProxy(HttpProxy):
@@ -132,10 +188,31 @@ class BufferingProxy(HttpProxy):
         await client.drain()
 
 
-async def _copy(reader: asyncio.StreamReader, write: Callable[[bytes], None], most: int = 1 << 40) -> None:
-    while most and (data := await reader.read(min(most, 1 << 16))):
+def content_length(head: Head) -> int:
+    return int({name.lower(): value for name, value in head}.get("content-length", 0))
+
+
+async def read_head(reader: asyncio.StreamReader) -> tuple[str, Head]:
+    text = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+    first, *lines = text.rstrip("\r\n").split("\r\n")
+    pairs = (line.partition(":") for line in lines)
+    return first, [(name, value.strip()) for name, _, value in pairs]
+
+
+def head_bytes(first: str, head: Head) -> bytes:
+    lines = [first, *(f"{name}: {value}" for name, value in head)]
+    return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n"
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, most: int = _ALL) -> bool:
+    """Passes so many bytes on at most. Whether there were as many: then the connection is to be cut."""
+    while data := await reader.read(1 << 16):
+        writer.write(data[:most])
+        await writer.drain()
         most -= len(data)
-        write(data)
+        if most <= 0:
+            return True
+    return False
 
 
 async def _until_end(reader: asyncio.StreamReader) -> None:
@@ -143,10 +220,11 @@ async def _until_end(reader: asyncio.StreamReader) -> None:
         pass
 
 
-async def _first_of(*both: Awaitable[None]) -> None:
+async def _first_of(*both: Awaitable[bool | None]) -> list[bool | None]:
     tasks = [asyncio.ensure_future(one) for one in both]
     try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        return [task.result() for task in done]
     finally:
         for task in tasks:
             task.cancel()

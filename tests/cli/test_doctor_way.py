@@ -18,7 +18,7 @@ from dragon.cli.doctor import way
 from dragon.cli.doctor.advice import LINES, lines_against
 from dragon.cli.doctor.exchange import Exchange
 from dragon.cli.doctor.finding import Finding
-from tests.cli.bad_proxy import Faults, Proxy
+from tests.cli.bad_proxy import Faults, FaultyProxy
 from tests.system import SECRET, System, free_port
 
 ALL = {
@@ -46,7 +46,7 @@ async def look(
 
 
 async def look_through(system: System, faults: Faults, **more: float) -> list[Finding]:
-    async with Proxy(system.config.server.port, faults).serving() as proxy:
+    async with FaultyProxy(system.url, faults).serving() as proxy:
         return await look(proxy.url, **more)
 
 
@@ -237,7 +237,7 @@ def test_the_command_prints_a_line_a_finding_and_ends_with_0_when_all_is_well(sy
 
 
 async def test_the_command_prints_the_lines_for_nginx_and_caddy_and_ends_with_1(system: System) -> None:
-    async with Proxy(system.config.server.port, Faults(asks_http10=True)).serving() as proxy:
+    async with FaultyProxy(system.url, Faults(asks_http10=True)).serving() as proxy:
         code, output, _ = await asyncio.to_thread(run, proxy.url)
         assert code == 1
         assert output.endswith(

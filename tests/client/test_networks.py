@@ -17,7 +17,7 @@ import pytest
 from dragon.client import DragonClientError, Timing, Unavailable
 from tests.client.both import QUICK, Both, assert_followed
 from tests.following import marks, starts
-from tests.proxies import BufferingProxy, CuttingProxy, HttpProxy
+from tests.proxies import BufferingProxy, CuttingProxy, HttpProxy, around
 from tests.server.talking import gauge
 from tests.system import System, eventually
 
@@ -35,12 +35,12 @@ def marking(path: Path, count: int, reports: int, seconds: float) -> list[dict[s
 async def test_streams_that_are_cut_at_random_places_lose_nothing_and_do_nothing_twice(
     system: System, client_of: Make, chance: random.Random, tmp_path: Path
 ) -> None:
-    proxy = CuttingProxy(system.url, chance, mean=2500, most=60)
+    proxy = CuttingProxy(system.url, chance, around(2500), most=60)
     async with proxy.serving(), client_of(proxy.url, timing=QUICK) as both:
         streams = await asyncio.gather(
             *(both.all("stream", marking(tmp_path / "marks", 5, 8, 0.4 + 0.2 * number)) for number in range(6))
         )
-    assert proxy.cuts > 10
+    assert proxy.connections > 10
     keys = [list(dict.fromkeys(status.key for status in statuses)) for statuses in streams]
     for statuses, own in zip(streams, keys, strict=True):
         ends = assert_followed(statuses, own)
@@ -54,24 +54,24 @@ async def test_streams_that_are_cut_at_random_places_lose_nothing_and_do_nothing
 async def test_followed_tasks_are_taken_up_again_after_each_cut(
     system: System, client_of: Make, make: Make, chance: random.Random, tmp_path: Path
 ) -> None:
-    proxy = CuttingProxy(system.url, chance, mean=800, most=40)
+    proxy = CuttingProxy(system.url, chance, around(800), most=40)
     async with make() as direct, proxy.serving(), client_of(proxy.url, timing=QUICK) as both:
         created = await direct.call("create", marking(tmp_path / "marks", 8, 10, 1.0))
         statuses = await both.all("follow", created)
         assert_followed(statuses, [status.key for status in created])
-    assert proxy.cuts > 2
+    assert proxy.connections > 2
 
 
 async def test_creations_whose_answers_are_lost_create_each_task_once(
     system: System, client_of: Make, chance: random.Random, tmp_path: Path
 ) -> None:
-    proxy = CuttingProxy(system.url, chance, mean=250, most=60)
+    proxy = CuttingProxy(system.url, chance, around(250), most=60)
     async with proxy.serving(), client_of(proxy.url, timing=QUICK) as both:
         made = [await both.call("create", marking(tmp_path / "marks", 2, 0, 0)) for _ in range(25)]
         keys = [status.key for statuses in made for status in statuses]
         results = await both.call("status", keys, block=True)
         assert [status.result for status in results] == [1] * 50
-    assert proxy.cuts > 5
+    assert proxy.connections > 5
     assert len(set(keys)) == 50
     assert starts(tmp_path / "marks") == Counter(keys)
 
@@ -80,7 +80,7 @@ async def test_a_file_through_cuts_is_whole(
     system: System, client_of: Make, chance: random.Random, tmp_path: Path
 ) -> None:
     text = "".join(chance.choice("abcdef") for _ in range(200_000))
-    proxy = CuttingProxy(system.url, chance, mean=150_000, most=20)
+    proxy = CuttingProxy(system.url, chance, around(150_000), most=20)
     async with client_of(system.url) as direct, proxy.serving(), client_of(proxy.url, timing=QUICK) as both:
         created = (await direct.call("create", ("test.file", {"text": text})))[0]
         for number in range(4):

@@ -19,7 +19,7 @@ import pytest
 from dragon.config import ROOT, Config
 from dragon.embedded import EmbeddedRedis, find_server
 from tests.figures import seeded
-from tests.http_proxies import BufferingProxy, CuttingProxy
+from tests.proxies import BufferingProxy, CuttingProxy, anywhere
 from tests.system import System, running_system, test_config
 
 pytestmark = pytest.mark.timeout(150)
@@ -90,7 +90,7 @@ def check_marks(path: Path, wanted: int) -> None:
 
 @NODES
 async def test_through_a_proxy_that_cuts_anywhere(quick: System, node: str, tmp_path: Path) -> None:
-    async with CuttingProxy(quick.url, seeded()).serving() as proxy:
+    async with CuttingProxy(quick.url, seeded(), anywhere()).serving() as proxy:
         output = await run_tests(
             node, "network.test.js", DIRECT=quick.url, CUTTING=proxy.url, MARKS=str(tmp_path / "marks")
         )
@@ -107,7 +107,7 @@ async def test_through_a_proxy_that_buffers(quick: System, node: str, tmp_path: 
             node, "network.test.js", DIRECT=quick.url, BUFFERING=proxy.url, MARKS=str(tmp_path / "marks")
         )
         assert "# pass 3\n" in output
-        assert proxy.requests["/v1/status"] > 5
+        assert proxy.asked("/v1/status") > 5
     check_marks(tmp_path / "marks", 3 + 10 + 2)
 
 
