@@ -104,7 +104,7 @@ def anywhere(most: int = 100_000) -> Cuts:
 
 
 class CuttingProxy(Proxy):
-    """Cuts connections, half of the ends by a reset, half as if nothing more was to come; after `most` of them, none."""
+    """Cuts connections: half of the ends by a reset, half as if all was said. After `most` of them, none."""
 
     def __init__(self, url: str, chance: random.Random, cuts: Cuts, *, most: int = _ALL) -> None:
         super().__init__(url)
