@@ -3,8 +3,9 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-# pytest-xdist: two processes, each with a Redis of its own; a file's tests stay together.
-TESTS  ?= -n 2 --dist loadfile
+# pytest-xdist: four processes, since most tests wait for something, each with a Redis of its own; a file's tests stay
+# together, and the longest files begin first (tests/conftest.py).
+TESTS  ?= -n 4 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run test check bench faults guards format browser typescript clean

@@ -14,6 +14,45 @@ from dragon.config import Config
 from dragon.embedded import EmbeddedRedis, find_server
 from tests.system import Client, System, running_system, test_config
 
+TESTS = Path(__file__).parent
+
+
+#: The files that take longest begin first, so that no process is left alone with one of them at the end.
+LONGEST = (
+    "browser/test_docs_page.py",
+    "worker/test_limits_of_executors.py",
+    "js/test_js_client.py",
+    "faults/test_kills.py",
+    "faults/test_failpoints.py",
+    "browser/test_dashboard_alone.py",
+    "attack/test_boundary.py",
+    "browser/test_dashboard.py",
+    "integration/test_files_life.py",
+    "client/test_networks.py",
+    "integration/test_rq_contract.py",
+    "server/test_waiting.py",
+    "server/test_redis_away.py",
+    "server/test_examples.py",
+    "browser/test_page.py",
+    "faults/test_servers.py",
+    "server/test_slow_clients.py",
+    "attack/test_outputs.py",
+    "cli/test_doctor_way.py",
+    "attack/test_bombs.py",
+    "faults/test_up.py",
+    "server/test_history.py",
+    "faults/test_tenants.py",
+    "worker/test_executors.py",
+    "cli/test_operating.py",
+    "test_supervisor.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Orders the files; xdist keeps the order with --no-loadscope-reorder, and the tests of a file stay together."""
+    ranks = {str(TESTS / name): rank for rank, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(str(item.path), len(ranks)))
+
 
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[str]:

