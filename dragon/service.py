@@ -283,9 +283,12 @@ class Service:
 
     def _count_refused(self, new: Sequence[NewTask], lines: Sequence[Line]) -> None:
         """Tasks that were wrong from the start have no worker that would count them; repeated ones were counted."""
-        for task, line in zip(new, lines, strict=True):
-            if task.final and line.key == task.key:
-                self.measures.count(task.name, "error")
+        refused = [task for task in new if task.final]
+        if refused:  # rare: everything that is created comes by here
+            created = {line.key for line in lines}
+            for task in refused:
+                if task.key in created:
+                    self.measures.count(task.name, "error")
 
     def _check_call_limit(self, account: Account, count: int) -> None:
         most = account.limits.tasks_per_call

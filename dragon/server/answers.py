@@ -26,6 +26,7 @@ COMMON_HEADERS = {"Access-Control-Allow-Origin": "*", "Server": "dragon", "X-Con
 
 #: Headers of requests and answers, by the names that `aiohttp` finds fastest.
 REQUEST_ID, TRACEPARENT = istr("X-Request-Id"), istr("traceparent")
+BEGUN = web.RequestKey("begun", journal.Request)
 
 _ALLOWED_HEADERS = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, X-Request-Id, traceparent"
 _JSON_HEADERS = CIMultiDict(COMMON_HEADERS | {"Cache-Control": "no-store", "Content-Type": "application/json"})
@@ -78,22 +79,10 @@ def http_error_answer(error: web.HTTPException) -> web.Response:
     return json_answer({"status": "error", "message": text}, error.status)
 
 
-@web.middleware
-async def identify(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Gives each request an id, or keeps the one that it has; it stands in the answer and in lines of the log."""
-    headers = request.headers
-    begun = journal.begin_request(headers.get(REQUEST_ID), headers.get(TRACEPARENT))
-    try:
-        response = await handler(request)
-    except web.HTTPException as error:
-        error.headers[REQUEST_ID] = begun.id
-        raise
-    if not response.prepared:  # a stream has it
-        response.headers[REQUEST_ID] = begun.id
-    if log.isEnabledFor(logging.DEBUG):
-        resource = request.match_info.route.resource  # not the path: strangers write what they like there
-        log.debug("%s %s: %d", request.method, resource and resource.canonical, response.status)
-    return response
+def begin(request: web.Request) -> journal.Request:
+    """Gives the request an id, or keeps the one that it has, and notes where in a trace it is."""
+    begun = request[BEGUN] = journal.begin_request(request.headers.get(REQUEST_ID), request.headers.get(TRACEPARENT))
+    return begun
 
 
 def trace_requests(tracing: Tracing) -> Any:
@@ -101,7 +90,7 @@ def trace_requests(tracing: Tracing) -> Any:
 
     @web.middleware
     async def trace(request: web.Request, handler: Handler) -> web.StreamResponse:
-        begun, resource = journal.request(), request.match_info.route.resource
+        begun, resource = begin(request), request.match_info.route.resource
         route = resource.canonical if resource is not None else "none"
         attributes = {"http.request.method": request.method, "http.route": route, "dragon.request": begun.id}
         span = tracing.begin(f"{request.method} {route}", "server", begun.traceparent, attributes)
@@ -121,35 +110,50 @@ def trace_requests(tracing: Tracing) -> Any:
 
 
 @web.middleware
-async def answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Turns whatever goes wrong into the contract's shape, and answers preflights on every path."""
-    if request.method == "OPTIONS":
-        return web.Response(status=204, headers=_PREFLIGHT)
+async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answers in the contract's shape whatever goes wrong, with the request's id; and preflights on every path.
+
+    One middleware for all of it: each costs every request its share.
+    """
+    begun = request.get(BEGUN) or begin(request)
     try:
-        response = await handler(request)
-        if not response.prepared and hdrs.SERVER not in response.headers:  # a stream has them, and a JSON answer
-            response.headers.update(COMMON_HEADERS)
-        return response
-    except DragonError as error:
-        if error.http_status >= 500 and not isinstance(error, Full):  # those are many, and counted in /metrics
-            log.warning("%s %s: %d %s", request.method, request.path, error.http_status, error.message)
-        return error_answer(error)
-    except web.HTTPMethodNotAllowed as error:
-        allowed = ", ".join(sorted(error.allowed_methods))
-        body = {"status": "error", "message": f"{request.method} is not allowed here, use {allowed}"}
-        return json_answer(body, 405, {"Allow": allowed})
-    except web.HTTPException as error:
-        if error.status < 400:
-            error.headers.update(COMMON_HEADERS)
-            raise
-        return http_error_answer(error)
+        response = await handler(request) if request.method != "OPTIONS" else _preflight()
     except ConnectionResetError:
         raise
-    except ResponseError as error:  # full, read-only, forbidden, or a key of another type: it answers, and says no
-        log.error("%s %s: Redis refuses: %s", request.method, request.path, error)
-        return error_answer(Unavailable("the task store refuses the command, try again", retry_after=RETRY_AFTER))
-    except Exception:
-        reference = secrets.token_hex(4)
-        log.exception("%s %s: internal error, reference %s", request.method, request.path, reference)
-        body = {"status": "error", "message": f"internal error, the log has it under reference {reference}"}
-        return json_answer(body, 500)
+    except Exception as error:
+        response = _answer_to(request, error)
+    if not response.prepared:  # a stream has it all
+        headers = response.headers
+        if hdrs.SERVER not in headers:  # a JSON answer has them
+            headers.update(COMMON_HEADERS)
+        headers[REQUEST_ID] = begun.id
+    if log.isEnabledFor(logging.DEBUG):
+        resource = request.match_info.route.resource  # not the path: strangers write what they like there
+        log.debug("%s %s: %d", request.method, resource and resource.canonical, response.status)
+    return response
+
+
+def _preflight() -> web.Response:
+    return web.Response(status=204, headers=_PREFLIGHT)
+
+
+def _answer_to(request: web.Request, error: Exception) -> web.StreamResponse:
+    match error:
+        case DragonError():
+            if error.http_status >= 500 and not isinstance(error, Full):  # those are many, and counted in /metrics
+                log.warning("%s %s: %d %s", request.method, request.path, error.http_status, error.message)
+            return error_answer(error)
+        case web.HTTPMethodNotAllowed():
+            allowed = ", ".join(sorted(error.allowed_methods))
+            body = {"status": "error", "message": f"{request.method} is not allowed here, use {allowed}"}
+            return json_answer(body, 405, {"Allow": allowed})
+        case web.HTTPException():
+            return http_error_answer(error)
+        case ResponseError():  # full, read-only, forbidden, or a key of another type: it answers, and says no
+            log.error("%s %s: Redis refuses: %s", request.method, request.path, error)
+            return error_answer(Unavailable("the task store refuses the command, try again", retry_after=RETRY_AFTER))
+    reference = secrets.token_hex(4)
+    log.error("%s %s: internal error, reference %s", request.method, request.path, reference, exc_info=error)
+    return json_answer(
+        {"status": "error", "message": f"internal error, the log has it under reference {reference}"}, 500
+    )

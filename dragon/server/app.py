@@ -18,7 +18,7 @@ from dragon.feed import Feed
 from dragon.files import open_files
 from dragon.operator import Operator
 from dragon.processes import calm_collector
-from dragon.server.answers import answer_errors, identify, trace_requests
+from dragon.server.answers import answer, trace_requests
 from dragon.server.client_files import ClientFiles
 from dragon.server.dashboard_pages import DashboardPages
 from dragon.server.health import Health
@@ -60,7 +60,7 @@ def create_app(config: Config, redis_url: str) -> web.Application:
 
     tracing = open_tracing(config.log, "dragon-server")
     traced = [trace_requests(tracing)] if tracing else []
-    app = web.Application(middlewares=[identify, *traced, answer_errors], client_max_size=config.server.max_body_bytes)
+    app = web.Application(middlewares=[*traced, answer], client_max_size=config.server.max_body_bytes)
     app[SERVICE] = service
     app[ROOM] = room
     app[TALLY] = tally

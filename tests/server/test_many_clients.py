@@ -25,7 +25,7 @@ from dragon.config import Config, load_config
 from dragon.embedded import EmbeddedRedis, find_server
 from dragon.errors import Full, Unauthorized
 from dragon.files.local import LocalFiles
-from dragon.server.answers import answer_errors
+from dragon.server.answers import answer
 from dragon.server.outputs import Outputs
 from dragon.server.room import KEPT, Room, open_files_limit
 from dragon.streams import Streams
@@ -397,7 +397,7 @@ async def test_one_file_too_many_at_once_is_a_503_and_not_a_404(tmp_path: Path) 
     folder = tmp_path / key[:2] / key / "1"
     folder.mkdir(parents=True)
     (folder / "output.bin").write_bytes(b"x" * 20_000_000)
-    app = web.Application(middlewares=[answer_errors])
+    app = web.Application(middlewares=[answer])
     app.add_routes(Outputs(files, 60, 1).routes())
     async with TestClient(TestServer(app)) as client:
         path = f"/files/{key}/output.bin"
