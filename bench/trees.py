@@ -1,7 +1,7 @@
 """Checkouts of dragon side by side: what a change costs a task, in CPU time of each process.
 
-`python -m bench.trees [--rounds N] BEFORE [AFTER ...]`: folders of checkouts; this one is always the last. They take turns,
-with the same virtual environment. CPU time is less noisy than tasks a second, and says which process pays.
+`python -m bench.trees [--rounds N] BEFORE [AFTER ...]`: folders of checkouts; this one is always the last. They take
+turns, with the same virtual environment. CPU time is less noisy than tasks a second, and says which process pays.
 """
 
 from __future__ import annotations
