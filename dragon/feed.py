@@ -38,7 +38,7 @@ class Follower:
         self.open = {line.key for line in lines if not line.final}
         self.closed = False  # ended by `close`, before every key had
         self._pending: dict[str, bytes] = {}
-        self._hints: dict[str, bytes] = {}  # of tasks that have nothing pending
+        self._hints: dict[str, bytes] | None = None  # of tasks that have nothing pending; most streams have none
         self._waiter: asyncio.Future[None] | None = None
 
     @property
@@ -68,6 +68,8 @@ class Follower:
     def hint(self, key: str, line: bytes) -> None:
         """Takes in what is not stored about a task that waits: a newer hint replaces it, and any stored line."""
         if self.is_waiting(key) and key not in self._pending:
+            if self._hints is None:
+                self._hints = {}
             self._hints[key] = line
             self._wake()
 
@@ -75,7 +77,7 @@ class Follower:
         """Ends the following: what was not taken yet can be, nothing more comes."""
         self.closed = bool(self.open)
         self.open.clear()
-        self._hints.clear()
+        self._hints = None
         self._wake()
 
     def _wake(self) -> None:
@@ -86,8 +88,8 @@ class Follower:
         """Waits up to `timeout` seconds for lines and takes all there are; an empty list when there were none."""
         if not self._pending and not self._hints and self.open:
             await self._wait(timeout)
-        lines = [*self._hints.values(), *self._pending.values()]
-        self._hints.clear()
+        lines = [*self._hints.values(), *self._pending.values()] if self._hints else list(self._pending.values())
+        self._hints = None
         self._pending.clear()
         return lines
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Awaitable, Callable
+from http import HTTPStatus
 from typing import Any
 
 import orjson
@@ -26,7 +27,6 @@ COMMON_HEADERS = {"Access-Control-Allow-Origin": "*", "Server": "dragon", "X-Con
 
 #: Headers of requests and answers, by the names that `aiohttp` finds fastest.
 REQUEST_ID, TRACEPARENT = istr("X-Request-Id"), istr("traceparent")
-BEGUN = web.RequestKey("begun", journal.Request)
 
 _ALLOWED_HEADERS = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, X-Request-Id, traceparent"
 _JSON_HEADERS = CIMultiDict(COMMON_HEADERS | {"Cache-Control": "no-store", "Content-Type": "application/json"})
@@ -79,32 +79,37 @@ def http_error_answer(error: web.HTTPException) -> web.Response:
     return json_answer({"status": "error", "message": text}, error.status)
 
 
-def begin(request: web.Request) -> journal.Request:
-    """Gives the request an id, or keeps the one that it has, and notes where in a trace it is."""
-    begun = request[BEGUN] = journal.begin_request(request.headers.get(REQUEST_ID), request.headers.get(TRACEPARENT))
-    return begun
-
-
 def trace_requests(tracing: Tracing) -> Any:
-    """A middleware that makes a span of each request, below that of its caller."""
+    """A middleware, inside of `answer`, that makes a span of each request, below that of its caller."""
 
     @web.middleware
     async def trace(request: web.Request, handler: Handler) -> web.StreamResponse:
-        begun, resource = begin(request), request.match_info.route.resource
+        begun, resource = journal.request(), request.match_info.route.resource
         route = resource.canonical if resource is not None else "none"
         attributes = {"http.request.method": request.method, "http.route": route, "dragon.request": begun.id}
         span = tracing.begin(f"{request.method} {route}", "server", begun.traceparent, attributes)
         journal.enter_span(span.traceparent)
+
+        def end(status: int) -> None:
+            span.end({"http.response.status_code": status}, HTTPStatus(status).phrase if status >= 500 else None)
+
         try:
             response = await handler(request)
-            error = response.reason if response.status >= 500 else None
-            span.end({"http.response.status_code": response.status}, error)
+            end(response.status)
             return response
         except web.HTTPException as error:
-            span.end({"http.response.status_code": error.status})
+            end(error.status)
+            raise
+        except DragonError as error:
+            end(error.http_status)
+            raise
+        except ConnectionResetError:
+            raise
+        except Exception as error:
+            end(503 if isinstance(error, ResponseError) else 500)
             raise
         finally:
-            span.end({}, "the client has left")
+            span.end({}, "the client has left")  # unless it has been ended
 
     return trace
 
@@ -115,7 +120,7 @@ async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
 
     One middleware for all of it: each costs every request its share.
     """
-    begun = request.get(BEGUN) or begin(request)
+    begun = journal.begin_request(request.headers.get(REQUEST_ID), request.headers.get(TRACEPARENT))
     try:
         response = await handler(request) if request.method != "OPTIONS" else _preflight()
     except ConnectionResetError:

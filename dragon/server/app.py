@@ -60,7 +60,7 @@ def create_app(config: Config, redis_url: str) -> web.Application:
 
     tracing = open_tracing(config.log, "dragon-server")
     traced = [trace_requests(tracing)] if tracing else []
-    app = web.Application(middlewares=[*traced, answer], client_max_size=config.server.max_body_bytes)
+    app = web.Application(middlewares=[answer, *traced], client_max_size=config.server.max_body_bytes)
     app[SERVICE] = service
     app[ROOM] = room
     app[TALLY] = tally

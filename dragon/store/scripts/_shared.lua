@@ -111,6 +111,7 @@ end
 -- Puts the next lane in the place of the queue's own list, if that one is empty. One account alone needs no turns.
 local function promote(queue)
   local own, turns = RQ_QUEUE .. queue, TURNS .. queue
+  if redis.call('EXISTS', turns) == 0 then return end  -- then there are no lanes: nearly always, so it is asked first
   if not is_there(own) then redis.call('LREM', turns, 0, redis.call('GET', LANE .. queue) or '') end
   while not is_there(own) do
     local account = redis.call('LPOP', turns)
