@@ -128,7 +128,7 @@ class Positions:
 
     def add(self, follower: Follower) -> None:
         """From now on, this follower is told the places of its tasks that wait."""
-        if self._interval and follower.open:
+        if self._interval and any(map(follower.is_waiting, follower.open)):
             self._followers[follower] = None
             self._wanted.set()
 

@@ -105,6 +105,7 @@ async def _begin(request: web.Request, response: web.StreamResponse) -> None:
     """
     response.headers[REQUEST_ID] = journal.request().id
     await response.prepare(request)
+    response.headers.clear()  # they are sent; what they hold would be held for as long as the stream is open
     if request.transport is not None:
         request.transport.set_write_buffer_limits(high=UNSENT)
 
