@@ -4,8 +4,9 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 # pytest-xdist: four processes, since most tests wait for something, each with a Redis of its own; a file's tests stay
-# together, and the longest files begin first (tests/conftest.py).
-TESTS  ?= -n 4 --dist loadfile --no-loadscope-reorder
+# together, and the longest files begin first (tests/conftest.py). What fails is tried once more, and counted as a rerun: on
+# two cores that others use too, a deadline may pass.
+TESTS  ?= -n 4 --dist loadfile --no-loadscope-reorder --reruns 1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run test check bench faults guards format browser typescript clean

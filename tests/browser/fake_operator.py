@@ -133,10 +133,10 @@ class FakeOperator:
 
     # --- Streams ---
 
-    def send(self, path: str, value: Any) -> None:
-        """One more line for everybody who listens at a path."""
+    def send(self, path: str, *values: Any) -> None:
+        """More lines for everybody who listens at a path; those of one look travel in one write, as the server's do."""
         for queue in self.listeners.get(path, []):
-            queue.put_nowait(orjson.dumps(value) + b"\n")
+            queue.put_nowait(b"".join(orjson.dumps(value) + b"\n" for value in values))
 
     def cut(self) -> None:
         """Ends all streams, as a server that stops."""

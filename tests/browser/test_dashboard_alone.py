@@ -108,8 +108,7 @@ async def test_what_the_stream_may_have_left_out_is_read_in_pages(serve: Serve, 
     page, _ = await open_dashboard(browser, await serve(fake), "#/tasks")
     await expect(page.locator(".bar p")).to_have_text("30 loaded")
     fake.rows += [row(number) for number in range(30, 1000)]
-    for one in fake.rows[-200:]:  # a look of the stream has no more places
-        fake.send("/v1/operator/tasks_stream", one)
+    fake.send("/v1/operator/tasks_stream", *fake.rows[-200:])  # a look of the stream has no more places
     await expect(page.locator("tr[data-key]").first).to_have_attribute("data-key", key_of(999))
     await eventually(lambda: _count(page, page.locator(".bar p"), 1000), 30)
     await expect(page.locator(".foot")).to_have_text("1,000 tasks, that is all.")
@@ -167,7 +166,7 @@ async def test_the_keyboard_moves_selects_and_opens(serve: Serve, browser: Brows
     await page.keyboard.press("Enter")
     await expect(page.locator(".whole-key code")).to_have_text(opened)
     await page.keyboard.press("?")
-    await expect(page.locator("dialog h2")).to_have_text("Keyboard")
+    await expect(page.locator("dialog[open] h2")).to_have_text("Keyboard")
     await page.keyboard.press("Escape")
     await expect(page.locator("dialog")).to_have_count(0)
     await page.keyboard.press("3")

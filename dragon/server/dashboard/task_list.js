@@ -45,7 +45,7 @@ export class TaskList {
     this.error = "";
     this.stale = false;
     this.gap = false; // between the rows and the held ones there may be others
-    this.look = { at: 0, rows: 0, oldest: "" }; // of the stream: when, how many were new, since when
+    this.look = { at: -Infinity, rows: 0, oldest: "" }; // of the stream: when, how many were new, since when
     this.cut = ""; // below this date something may be missing
     this.stopped = new AbortController();
   }
@@ -70,7 +70,7 @@ export class TaskList {
 
   value(line) {
     if (!Array.isArray(line)) return this.tell(line);
-    this.look = { at: 0, rows: 0, oldest: "" };
+    this.look = { at: -Infinity, rows: 0, oldest: "" }; // so that the first row begins one, however young the page is
     for (const row of line) this.take(row);
     return this.refresh();
   }
