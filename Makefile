@@ -4,9 +4,9 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 # pytest-xdist: four processes, since most tests wait for something, each with a Redis of its own; a file's tests stay
-# together, and the longest files begin first (tests/conftest.py). What fails is tried once more, and counted as a rerun: on
+# together, and the longest files begin first (tests/conftest.py). What fails is tried once more, and named as a rerun: on
 # two cores that others use too, a deadline may pass.
-TESTS  ?= -n 4 --dist loadfile --no-loadscope-reorder --reruns 1
+TESTS  ?= -n 4 --dist loadfile --no-loadscope-reorder --reruns 1 -raR
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run test check bench faults guards format browser typescript clean
