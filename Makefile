@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 # pytest-xdist: four processes, since most tests wait for something, each with a Redis of its own; a file's tests stay
 # together, and the longest files begin first (tests/conftest.py). What fails is tried once more, and named as a rerun: on
 # two cores that others use too, a deadline may pass.
-TESTS  ?= -n 4 --dist loadfile --no-loadscope-reorder --reruns 1 -raR
+TESTS  ?= -n 4 --dist loadfile --no-loadscope-reorder --reruns 1 -raR --tb native
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run test check bench faults guards format browser typescript clean

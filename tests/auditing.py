@@ -12,7 +12,7 @@ from dragon.store.audit import Report, audit
 PAUSE = 1.2  # seconds between two looks: more than a worker's heartbeat
 
 
-async def assert_sound(config: Config, *, timeout: float = 15, at_rest: bool = True) -> None:
+async def assert_sound(config: Config, *, timeout: float = 30, at_rest: bool = True) -> None:
     """Waits until everything is at rest and all invariants hold; fails with the findings when they do not in time.
 
     `at_rest`: nothing may wait or be worked on either.

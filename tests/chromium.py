@@ -13,7 +13,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, Error, Playwright, async_playwright
+from playwright.async_api import Browser, Error, Playwright, async_playwright, expect
+
+from tests.waiting import PATIENCE
 
 FLAGS = [
     "--no-sandbox",
@@ -24,6 +26,10 @@ FLAGS = [
     "--no-first-run",
     "--host-resolver-rules=MAP foreign.test 127.0.0.1",
 ]
+# Playwright's own five seconds are fewer than a process may stand still here. A test that is about how fast something
+# comes has a deadline of its own.
+expect.set_options(timeout=PATIENCE * 1000)
+
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
+import inspect
 import shutil
+import signal
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -15,7 +20,7 @@ from dragon.embedded import EmbeddedRedis, find_server
 from tests.system import Client, System, running_system, test_config
 
 TESTS = Path(__file__).parent
-
+SECONDS_OF_FIXTURES = 15  # of pytest-timeout's, which are for a test with its fixtures
 
 #: The files that take longest begin first, so that no process is left alone with one of them at the end.
 LONGEST = (
@@ -46,6 +51,36 @@ LONGEST = (
     "cli/test_operating.py",
     "test_supervisor.py",
 )
+
+
+def pytest_configure() -> None:
+    """A shell that starts the tests in the background has them ignore SIGINT, and so would all that they start."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Ends a coroutine that takes too long in its own event loop, a little before pytest-timeout's signal would.
+
+    That raises wherever the process is: in a callback of the loop, say, which swallows it, or in Playwright's reader,
+    which is then gone for all tests to come; and there is no second signal.
+    """
+    function = getattr(item, "obj", None)
+    if not isinstance(item, pytest.Function) or not inspect.iscoroutinefunction(function):
+        return (yield)
+    marker = item.get_closest_marker("timeout")
+    seconds = float(marker.args[0] if marker else item.config.getini("timeout")) - SECONDS_OF_FIXTURES
+
+    @functools.wraps(function)
+    async def within(*arguments: Any, **named: Any) -> None:
+        async with asyncio.timeout(seconds):
+            await function(*arguments, **named)
+
+    item.obj = within
+    try:
+        return (yield)
+    finally:
+        item.obj = function
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -79,7 +114,10 @@ def system() -> Iterator[System]:
     folder = Path(tempfile.mkdtemp(prefix="dragon-test-"))
     try:
         with EmbeddedRedis(find_server(Config()), folder / "redis", folder / "sock", durable=False) as server:
-            config = test_config(folder, server.url, fetch__allow=("127.0.0.1",), worker__concurrency=20)
+            # The limit on Redis's answers is not what they are about, and a busy machine may need more than usual.
+            config = test_config(
+                folder, server.url, fetch__allow=("127.0.0.1",), worker__concurrency=20, redis__timeout=20
+            )
             with running_system(config, "--executors", "2") as running:
                 yield running
     finally:

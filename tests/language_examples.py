@@ -60,7 +60,7 @@ def run_javascript(source: str, folder: Path) -> str:
 
 def _get(address: str) -> bytes:
     parts = urlsplit(address)
-    connection = http.client.HTTPConnection(parts.netloc, timeout=20)
+    connection = http.client.HTTPConnection(parts.netloc, timeout=40)
     try:
         connection.request("GET", parts.path)
         response = connection.getresponse()
@@ -72,7 +72,7 @@ def _get(address: str) -> bytes:
 
 def _run(command: list[str], folder: Path, environment: dict[str, str]) -> str:
     done = subprocess.run(
-        command, cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True, timeout=50
+        command, cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True, timeout=100
     )
     assert done.returncode == 0, f"{done.stdout}{done.stderr}"
     assert done.stdout.strip(), f"the example shows nothing: {done.stderr}"

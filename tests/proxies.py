@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import random
 import socket
 import ssl
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 from urllib.parse import urlsplit
@@ -19,6 +20,7 @@ from urllib.parse import urlsplit
 Head = list[tuple[str, str]]
 _End = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 _NO_LINGER = struct.pack("ii", 1, 0)
+_CHUNK = 1 << 16  # bytes that are read at once
 _ALL = 1 << 40  # bytes: more than any connection carries
 
 
@@ -76,55 +78,85 @@ class Cut(NamedTuple):
     answered: int  # of the answers
 
 
-Cuts = Callable[[random.Random], Cut]
+#: The cuts of a proxy, without an end: one for each connection that carries a request.
+Cuts = Callable[[random.Random], Iterator[Cut]]
+
+#: What the first requests meet, before chance decides. No request and no answer is shorter, and what was cut is asked
+#: again and meets the next of them: so there are as many cuts for certain, however little is said and whenever.
+EARLY = (
+    Cut(0, _ALL),  # the server hears nothing of it
+    Cut(60, _ALL),  # nor more than half of its head
+    Cut(_ALL, 0),  # it is done, and the client has no byte of the answer
+    Cut(_ALL, 1),
+    Cut(_ALL, 100),  # within the answer's head
+    Cut(_ALL, 300),  # about where its body begins
+)
 
 
 def around(mean: float) -> Cuts:
     """So many bytes of answers come through, on the average; of seven connections one is cut early in its requests."""
 
-    def cut(chance: random.Random) -> Cut:
-        asked = chance.randrange(1, 400) if chance.random() < 0.15 else _ALL
-        return Cut(asked, int(chance.expovariate(1 / mean)))
+    def cuts(chance: random.Random) -> Iterator[Cut]:
+        yield from EARLY
+        while True:
+            asked = chance.randrange(1, 400) if chance.random() < 0.15 else _ALL
+            yield Cut(asked, int(chance.expovariate(1 / mean)))
 
-    return cut
+    return cuts
 
 
-def anywhere(most: int = 100_000) -> Cuts:
+def anywhere(most: int = 30_000) -> Cuts:
     """In heads, lines, characters. `most` is more than the longest line has, and early cuts are many.
 
     Of ten connections one is lost before the server hears of it, and one before the client has a byte of the answer.
     """
 
-    def cut(chance: random.Random) -> Cut:
-        kind = chance.random()
-        answered = 0 if kind < 0.2 else round(most * chance.random() ** 3)
-        return Cut(0 if kind < 0.1 else _ALL, answered)
+    def cuts(chance: random.Random) -> Iterator[Cut]:
+        yield from EARLY
+        while True:
+            kind = chance.random()
+            answered = 0 if kind < 0.2 else round(most * chance.random() ** 3)
+            yield Cut(0 if kind < 0.1 else _ALL, answered)
 
-    return cut
+    return cuts
+
+
+def before(end: int) -> Cuts:
+    """Each connection is cut before it has carried so many bytes of answers."""
+
+    def cuts(chance: random.Random) -> Iterator[Cut]:
+        yield from EARLY
+        while True:
+            yield Cut(_ALL, chance.randrange(end))
+
+    return cuts
 
 
 class CuttingProxy(Proxy):
-    """Cuts connections: half of the ends by a reset, half as if all was said. After `most` of them, none."""
+    """Cuts connections: half of the ends by a reset, half as if all was said.
 
-    def __init__(self, url: str, chance: random.Random, cuts: Cuts, *, most: int = _ALL) -> None:
+    Of those that carry requests the first `most` have a cut before them, the others none: then everything gets through.
+    """
+
+    def __init__(self, url: str, chance: random.Random, cuts: Cuts, *, most: int) -> None:
+        assert most >= len(EARLY)
         super().__init__(url)
         self._chance = chance
-        self._plan = cuts
-        self._most = most
-        self.connections = 0  # that were to be cut and are over, by a cut or, before it, of themselves
+        self._plan = itertools.chain(itertools.islice(cuts(chance), most), itertools.repeat(Cut(_ALL, _ALL)))
         self.cuts = 0
 
     async def connect(self, client: _End, server: _End) -> None:
-        if self.connections >= self._most:
-            return await super().connect(client, server)
-        cut = self._plan(self._chance)
-        ways = (_copy(client[0], server[1], cut.asked), _copy(server[0], client[1], cut.answered))
-        self.cuts += any(await _first_of(*ways))
-        self.connections += 1
+        first = await client[0].read(_CHUNK)
+        if not first:
+            return  # browsers open connections in reserve: those take no cut away
+        cut = next(self._plan)
+        ways = (_copy(client[0], server[1], cut.asked, first), _copy(server[0], client[1], cut.answered))
+        if not any(await _first_of(*ways)):
+            return  # it ended before it was to be cut
+        self.cuts += 1
         for end in (client[1], server[1]):
             if self._chance.random() < 0.5:
                 end.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
-        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,9 +236,12 @@ def head_bytes(first: str, head: Head) -> bytes:
     return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n"
 
 
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, most: int = _ALL) -> bool:
-    """Passes so many bytes on at most. Whether there were as many: then the connection is to be cut."""
-    while data := await reader.read(1 << 16):
+async def _copy(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, most: int = _ALL, first: bytes = b""
+) -> bool:
+    """Passes so many bytes on at most, `first` before others. Whether there were as many: then it is to be cut."""
+    while data := first or await reader.read(_CHUNK):
+        first = b""
         writer.write(data[:most])
         await writer.drain()
         most -= len(data)
@@ -216,7 +251,7 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, most
 
 
 async def _until_end(reader: asyncio.StreamReader) -> None:
-    while await reader.read(1 << 16):
+    while await reader.read(_CHUNK):
         pass
 
 

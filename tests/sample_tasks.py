@@ -150,7 +150,7 @@ async def async_say(ctx: AsyncContext, texts: list[str], gate: str = "", more: l
 def prints(ctx: Context, how: str = "all") -> None:
     """Print in every way that Python has: `all`; very much (`flood`); in a process of its own (`copy`); and crash."""
     if how == "flood":
-        for number in range(100_000):
+        for number in range(20_000):
             print(number)
         return
     if how == "copy":

@@ -17,8 +17,8 @@ def run_shell(source: str, folder: Path) -> str:
 
     Pictures that it leaves must be whole.
     """
-    script = f'set -euo pipefail\ncurl() {{ {_curl()} -sS --fail-with-body --max-time 20 "$@"; }}\n{source}\n'
-    done = subprocess.run(["bash", "-c", script], cwd=folder, capture_output=True, text=True, timeout=40)
+    script = f'set -euo pipefail\ncurl() {{ {_curl()} -sS --fail-with-body --max-time 40 "$@"; }}\n{source}\n'
+    done = subprocess.run(["bash", "-c", script], cwd=folder, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, f"{source}\n{done.stdout}{done.stderr}"
     failed = re.search(r'^ *\[?\{"status":"error"(?!.*"result":"cancelled")', done.stdout, re.MULTILINE)
     assert not failed, done.stdout

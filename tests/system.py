@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -19,16 +21,34 @@ import aiohttp
 import orjson
 
 from dragon.config import ROOT, Config, load_config
+from tests.waiting import PATIENCE
 
 SECRET = {"Authorization": "Secret 123456"}
 MODULES = ("tasks", "tests.sample_tasks")
 
 
 def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody listens on, and that nobody takes by chance before the test does.
+
+    Not one that the kernel would choose: it may give that to the next connection of any process, also while a server of
+    a test is being started again. A test process has ports of its own, and comes back to one after hundreds of others.
+    """
+    for port in itertools.islice(_PORTS, 1000):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("a thousand ports in a row are taken")
+
+
+def _ports() -> Iterator[int]:
+    """Below those that the kernel gives away (Linux: 32768), in a random order, and of 16 shares one."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "").removeprefix("gw")
+    own = list(range(12_000 + (int(worker) if worker.isdecimal() else os.getpid()) % 16, 32_000, 16))
+    random.SystemRandom().shuffle(own)
+    return itertools.cycle(own)
+
+
+_PORTS = _ports()
 
 
 def test_config(data: Path, redis_url: str, **overrides: Any) -> Config:
@@ -69,7 +89,7 @@ class Process:
     def output(self) -> str:
         return self.log.read_text(errors="replace")
 
-    def wait_for(self, text: str, timeout: float = 20) -> None:
+    def wait_for(self, text: str, timeout: float = PATIENCE) -> None:
         wait_until(lambda: text in self.output or self.popen.poll() is not None, timeout, f"{text!r} in {self.log}")
         assert text in self.output, f"the process ended with {self.popen.returncode}:\n{self.output}"
 
@@ -78,13 +98,13 @@ class Process:
         self.popen.kill()
         self.popen.wait()
 
-    def terminate(self, timeout: float = 20) -> int:
+    def terminate(self, timeout: float = PATIENCE) -> int:
         """SIGTERM; returns the exit code."""
         self.popen.send_signal(signal.SIGTERM)
         return self.popen.wait(timeout)
 
 
-def wait_until(condition: Callable[[], Any], timeout: float = 10, what: str = "the condition") -> Any:
+def wait_until(condition: Callable[[], Any], timeout: float = PATIENCE, what: str = "the condition") -> Any:
     """Polls a condition of another process until it is true."""
     ends = time.monotonic() + timeout
     while True:
@@ -95,7 +115,7 @@ def wait_until(condition: Callable[[], Any], timeout: float = 10, what: str = "t
         time.sleep(0.01)
 
 
-async def eventually(condition: Callable[[], Any], timeout: float = 10) -> Any:
+async def eventually(condition: Callable[[], Any], timeout: float = PATIENCE) -> Any:
     """As wait_until, for a condition that may be awaited."""
     ends = time.monotonic() + timeout
     while True:
@@ -199,7 +219,7 @@ class Client:
             assert response.status == 200, await response.text()
             return [orjson.loads(line) async for line in response.content]
 
-    async def wait_for_status(self, key: str, wanted: str, timeout: float = 15) -> dict[str, Any]:
+    async def wait_for_status(self, key: str, wanted: str, timeout: float = PATIENCE) -> dict[str, Any]:
         async def look() -> dict[str, Any] | None:
             status = (await self.status(key))[0]
             return status if status["status"] == wanted else None

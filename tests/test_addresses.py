@@ -5,11 +5,13 @@ from __future__ import annotations
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dragon.addresses import AllowList, is_internal_name, is_public, plain_host
 from dragon.errors import ConfigError
+
+UNHURRIED = settings(deadline=None)
 
 NOT_PUBLIC_IPV4 = [
     "0.0.0.0/8",
@@ -119,16 +121,19 @@ def test_the_metadata_services_of_clouds_are_refused(text: str) -> None:
     assert not is_public(ip_address(text))
 
 
+@UNHURRIED
 @given(st.sampled_from(NOT_PUBLIC_IPV4).flatmap(lambda network: st.ip_addresses(network=network)))
 def test_no_address_of_a_special_ipv4_network_is_public(address: IPv4Address) -> None:
     assert not is_public(address)
 
 
+@UNHURRIED
 @given(st.sampled_from(NOT_PUBLIC_IPV6).flatmap(lambda network: st.ip_addresses(network=network)))
 def test_no_address_of_a_special_ipv6_network_is_public(address: IPv6Address) -> None:
     assert not is_public(address)
 
 
+@UNHURRIED
 @given(st.ip_addresses(v=4), st.integers(0, 2**32 - 1))
 def test_no_ipv6_form_of_an_ipv4_address_is_public(address: IPv4Address, rest: int) -> None:
     low = int(address)
@@ -147,6 +152,7 @@ def test_no_ipv6_form_of_an_ipv4_address_is_public(address: IPv4Address, rest: i
     assert [name for name, form in forms.items() if is_public(IPv6Address(form))] == []
 
 
+@UNHURRIED
 @given(st.ip_addresses())
 def test_what_is_public_here_is_global_to_the_standard_library(address: IPv4Address | IPv6Address) -> None:
     assert not is_public(address) or (address.is_global and not address.is_multicast)

@@ -16,7 +16,7 @@ from bench.__main__ import PARTS
 from bench.load import Connection, get
 from bench.measuring import Candidate, Goal, Table, alternate
 from bench.peers import PEERS
-from bench.place import ROOT, free_port
+from bench.place import ROOT
 
 
 async def test_candidates_take_turns_and_the_order_turns_round() -> None:
@@ -75,9 +75,8 @@ async def test_the_light_client_waits_for_whole_answers(answer: bytes) -> None:
         closed.set()
 
     closed = asyncio.Event()
-    port = free_port()
-    async with await asyncio.start_server(serve, "127.0.0.1", port):
-        connection = await Connection.open(port)
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        connection = await Connection.open(server.sockets[0].getsockname()[1])
         assert [await connection.ask(get("/")) for _ in range(2)] == [answer, answer]
         connection.close()
         await closed.wait()

@@ -142,7 +142,7 @@ class TestNew:
             for thread in threads:
                 thread.start()
             for thread in threads:
-                thread.join(20)
+                thread.join(40)
         assert {found.id for found in Accounts(path)} == {"demo", *(f"a{i}" for i in range(20))}
 
     @pytest.mark.parametrize("name", ["My Shop", "", "-", "_x", "Shop", "a.b", "a" * 42, "a]\n[b", "sh\u00f6p", "東京"])

@@ -15,12 +15,13 @@ from click.testing import CliRunner
 from dragon.cli import COMMANDS, dragon
 from dragon.cli.config import describe
 from dragon.config import ROOT, settings
+from tests.waiting import PATIENCE
 
 
 def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, *arguments]
     return subprocess.run(
-        command, cwd=ROOT, env=os.environ | environ, capture_output=True, text=True, timeout=8, check=False
+        command, cwd=ROOT, env=os.environ | environ, capture_output=True, text=True, timeout=PATIENCE, check=False
     )
 
 
@@ -87,7 +88,7 @@ def test_an_unknown_command_is_refused() -> None:
 @pytest.mark.parametrize("script", ["run_server.py", "run_worker.py"])
 def test_the_scripts_run_from_anywhere_and_explain_themselves(script: str, tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / script), "--help"]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=8, check=False)
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert result.returncode == 0
     assert f"Usage: {script} [OPTIONS]" in result.stdout
     assert "supervised" not in result.stdout

@@ -10,6 +10,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from configparser import RawConfigParser
 from pathlib import Path
@@ -23,6 +24,7 @@ from dragon.config import ROOT, load_config, settings
 from dragon.embedded import STOP_SECONDS
 from dragon.server.app import create_app
 from tests.system import SECRET, System, free_port, wait_until
+from tests.waiting import PATIENCE
 
 DEPLOY = ROOT / "conf" / "deploy"
 UNITS = ["dragon.service", "dragon-server.service", "dragon-worker.service"]
@@ -99,7 +101,7 @@ def test_the_images_health_check_tells_a_server_that_is_up_from_one_that_is_not(
     command = json.loads(dict(instructions())["HEALTHCHECK"].partition("CMD ")[2])
     command[0] = shutil.which("python3") or command[0]
     for port, healthy in ((system.config.server.port, True), (free_port(), False)):
-        done = subprocess.run(command, env={**os.environ, "PORT": str(port)}, capture_output=True, timeout=20)
+        done = subprocess.run(command, env={**os.environ, "PORT": str(port)}, capture_output=True, timeout=PATIENCE)
         assert (done.returncode == 0) is healthy, done.stderr
 
 
@@ -162,7 +164,7 @@ def test_systemd_understands_the_units(name: str, tmp_path: Path) -> None:
     # The program is not installed here: what it says about that is not about the unit.
     text = text_of(name).replace("/opt/dragon/bin/dragon", "/bin/true")
     (tmp_path / name).write_text(text)
-    done = subprocess.run([analyze, "verify", str(tmp_path / name)], capture_output=True, text=True, timeout=30)
+    done = subprocess.run([analyze, "verify", str(tmp_path / name)], capture_output=True, text=True, timeout=PATIENCE)
     about = [line for line in done.stderr.splitlines() if name in line]
     assert (done.returncode, about) == (0, [])
 
@@ -281,13 +283,13 @@ def run_proxy(tmp_path: Path) -> Iterator[Callable[[list[str], int], None]]:
         with (tmp_path / "proxy.log").open("wb") as log:
             environ = {**os.environ, "HOME": str(tmp_path), "XDG_DATA_HOME": str(tmp_path)}
             started.append(subprocess.Popen(command, stdout=log, stderr=log, env=environ, start_new_session=True))
-        wait_until(lambda: answers(port) or started[-1].poll() is not None, 20, "the proxy")
+        wait_until(lambda: answers(port) or started[-1].poll() is not None, what="the proxy")
         assert started[-1].poll() is None, (tmp_path / "proxy.log").read_text()
 
     yield run
     for process in started:
         process.send_signal(signal.SIGTERM)
-        process.wait(20)
+        process.wait(PATIENCE)
 
 
 def answers(port: int) -> bool:
@@ -328,22 +330,31 @@ def start_caddy(run: Callable[[list[str], int], None], folder: Path, upstream: i
     return port
 
 
-def status_at_half_way(port: int, direct: int) -> tuple[str, Any]:
-    """What a task does at the moment when its line "half way" has come through the proxy, and its result there."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
-    body = orjson.dumps({"tasks": {"task_name": "countdown", "from": 2, "delay": 0.5}})
-    connection.request("POST", "/v1/create_stream", body, {**SECRET, "Accept-Encoding": "gzip, br"})
-    response = connection.getresponse()
-    assert (response.status, response.headers["Content-Encoding"]) == (200, None)
-    lines = map(orjson.loads, response)
-    key = next(lines)[0]["key"]
-    next(line for line in lines if line.get("progress") == 50)
-    at_the_server = http.client.HTTPConnection("127.0.0.1", direct, timeout=20)
-    at_the_server.request("GET", f"/v1/status?tasks={key}")
-    status = orjson.loads(at_the_server.getresponse().read())[0]["status"]
-    *_, last = lines
-    for used in (connection, at_the_server):
-        used.close()
+def status_on_the_way(port: int, direct: int, gate: Path, *, most: float = PATIENCE) -> tuple[str, Any]:
+    """What a task does when the line that it executes has come through the proxy, and what comes there in the end.
+
+    The task goes on to its end when that was looked at, and after `most` seconds at the latest: a proxy may hold lines.
+    """
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2 * PATIENCE)
+    body = orjson.dumps({"tasks": {"task_name": "test.say", "texts": [], "gate": str(gate)}})
+    last_moment = threading.Timer(most, gate.touch)
+    last_moment.start()
+    try:
+        connection.request("POST", "/v1/create_stream", body, {**SECRET, "Accept-Encoding": "gzip, br"})
+        response = connection.getresponse()
+        assert (response.status, response.headers["Content-Encoding"]) == (200, None)
+        lines = map(orjson.loads, response)
+        key = next(lines)[0]["key"]
+        first = next(line for line in lines if line["status"] != "queued")
+        at_the_server = http.client.HTTPConnection("127.0.0.1", direct, timeout=PATIENCE)
+        at_the_server.request("GET", f"/v1/status?tasks={key}")
+        status = orjson.loads(at_the_server.getresponse().read())[0]["status"]
+        at_the_server.close()
+        gate.touch()
+        *_, last = [first, *lines]
+    finally:
+        last_moment.cancel()
+        connection.close()
     return status, last["result"]
 
 
@@ -356,7 +367,7 @@ def test_a_stream_comes_in_pieces_through_the_proxy(
         port = start_nginx(run_proxy, tmp_path, text_of("nginx.conf"), direct)
     else:
         port = start_caddy(run_proxy, tmp_path, direct)
-    assert status_at_half_way(port, direct) == ("executing", [2, 1])
+    assert status_on_the_way(port, direct, tmp_path / "gate") == ("executing", 1)
 
 
 PLAIN = "server {{ listen 80; location / {{ proxy_pass http://127.0.0.1:{upstream}; {more} }} }}\n"
@@ -367,7 +378,7 @@ def test_nginx_as_it_comes_lets_streams_through_because_dragon_asks_it_to(
 ) -> None:
     direct = system.config.server.port
     port = start_nginx(run_proxy, tmp_path, PLAIN.format(upstream=direct, more=""), direct)
-    assert status_at_half_way(port, direct)[0] == "executing"
+    assert status_on_the_way(port, direct, tmp_path / "gate")[0] == "executing"
 
 
 def test_nginx_that_is_told_not_to_listen_holds_the_stream_until_its_end(
@@ -376,7 +387,8 @@ def test_nginx_that_is_told_not_to_listen_holds_the_stream_until_its_end(
     direct = system.config.server.port
     deaf = PLAIN.format(upstream=direct, more="proxy_ignore_headers X-Accel-Buffering;")
     port = start_nginx(run_proxy, tmp_path, deaf, direct)
-    assert status_at_half_way(port, direct)[0] == "success", "the tests above would not notice a proxy that buffers"
+    found, _ = status_on_the_way(port, direct, tmp_path / "gate", most=2)
+    assert found == "success", "the tests above would not notice a proxy that buffers"
 
 
 @pytest.mark.parametrize("proxy", ["nginx", "caddy"])
@@ -390,7 +402,7 @@ def test_the_proxy_lets_the_page_and_the_key_through_and_stops_what_is_too_large
         port = start_caddy(run_proxy, tmp_path, direct)
 
     def ask(method: str, path: str, body: bytes = b"", **headers: str) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
         try:
             connection.request(method, path, body, headers)
             response = connection.getresponse()

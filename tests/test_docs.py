@@ -180,6 +180,7 @@ def test_both_pages_have_examples_and_no_shell_block_is_left_out() -> None:
             assert "curl" not in source, f"{page.name} has an example that nobody runs: {source}"
 
 
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize("source", EXAMPLES)
 def test_examples_work_as_they_stand(system: System, source: str, tmp_path: Path) -> None:
     assert EXAMPLES_ADDRESS in source
@@ -193,6 +194,7 @@ PYTHON_EXAMPLES = [
 ]
 
 
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize("source", PYTHON_EXAMPLES)
 def test_examples_of_the_clients_work_as_they_stand(system: System, source: str, tmp_path: Path) -> None:
     assert EXAMPLES_ADDRESS in source
@@ -201,7 +203,7 @@ def test_examples_of_the_clients_work_as_they_stand(system: System, source: str,
     kept = {name: value for name, value in os.environ.items() if not name.startswith("DRAGON_")}
     command = [sys.executable, "-W", "error", "-c", program]
     done = subprocess.run(
-        command, cwd=tmp_path, env=kept | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=40
+        command, cwd=tmp_path, env=kept | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=100
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout

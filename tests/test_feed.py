@@ -15,6 +15,7 @@ from dragon.status import EXECUTING, SUCCESS, Status, timestamp, unknown_line
 from dragon.store import names, tasks
 from dragon.store.tasks import Line, NewTask, State, Usage, Write
 from tests.system import eventually
+from tests.waiting import PATIENCE
 
 KEY = new_key()
 
@@ -65,7 +66,7 @@ async def test_what_is_final_already_is_not_followed() -> None:
 
 async def test_taking_waits_for_the_next_line() -> None:
     follower = Follower([line(1)])
-    waiting = asyncio.create_task(follower.take(5))
+    waiting = asyncio.create_task(follower.take(PATIENCE))
     await asyncio.sleep(0)
     follower.offer(line(2, b"next"))
     assert await waiting == [b"next"]
@@ -73,7 +74,7 @@ async def test_taking_waits_for_the_next_line() -> None:
 
 @pytest.fixture
 async def redis(redis_url: str) -> AsyncIterator[Redis]:
-    connection = Redis(redis_url, 5)
+    connection = Redis(redis_url, PATIENCE)
     yield connection
     await connection.close()
 
@@ -120,14 +121,22 @@ async def test_a_published_line_reaches_the_follower(redis: Redis, feed: Feed) -
     status = await new_task(redis)
     follower = await follow(redis, feed, status)
     written = await write(redis, status)
-    assert await follower.take(5) == [written]
+    assert await follower.take(PATIENCE) == [written]
     written = await write(redis, status, is_final=True)
-    assert await follower.take(5) == [written]
+    assert await follower.take(PATIENCE) == [written]
     assert follower.finished
     assert feed.followed == 0
 
 
-async def test_after_the_subscription_was_cut_all_keys_are_read_again(redis: Redis, feed: Feed) -> None:
+@pytest.fixture
+def no_reconciliation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is read again just because it is time: for who asks for it before `feed`."""
+    monkeypatch.setattr(feed_module, "RECONCILE", 3600.0)
+
+
+async def test_after_the_subscription_was_cut_all_keys_are_read_again(
+    no_reconciliation: None, redis: Redis, feed: Feed
+) -> None:
     status = await new_task(redis)
     follower = await follow(redis, feed, status)
     # One pipeline: the status is written before the feed can be back, so its message reaches nobody.
@@ -135,7 +144,7 @@ async def test_after_the_subscription_was_cut_all_keys_are_read_again(redis: Red
         redis.command("CLIENT", "KILL", "TYPE", "pubsub"), write(redis, status, is_final=True)
     )
     assert cut == 1
-    assert await follower.take(5) == [written], "well before the reconciliation that comes every ten seconds"
+    assert await follower.take(PATIENCE) == [written], "not by the reconciliation that comes every ten seconds"
 
 
 async def test_a_lost_message_is_made_up_for(redis: Redis, feed: Feed, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,7 +165,7 @@ async def test_reconciliation_happens_by_itself(redis: Redis, redis_url: str, mo
     status = await new_task(redis)
     follower = await follow(redis, found, status)
     written = await write(redis, status, is_final=True)
-    assert await follower.take(5) == [written]
+    assert await follower.take(PATIENCE) == [written]
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
 
@@ -194,7 +203,7 @@ async def test_a_closed_feed_ends_its_followers_with_what_they_have(redis: Redis
     follower = await follow(redis, feed, status)
     follower.offer(line(2, b"pending", key=status.key))
     feed.close()
-    assert await follower.take(5) == [b"pending"]
+    assert await follower.take(PATIENCE) == [b"pending"]
     assert follower.finished
     late = Follower([line(1)])
     feed.add(late)

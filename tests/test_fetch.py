@@ -28,6 +28,7 @@ from dragon.config import FetchConfig
 from dragon.errors import ConfigError, TaskError
 from dragon.fetch import Fetcher
 from tests.private_addresses import REFUSED_URLS, canary
+from tests.system import free_port
 
 LOOPBACK = ("127.0.0.0/8", "::1/128")
 BODY = bytes(range(256)) * 1024  # 256 KiB
@@ -432,7 +433,7 @@ async def test_an_address_is_refused_alike_whether_anything_listens_there_or_not
         ),
     }
     with canary() as (open_port, count):
-        for port in (open_port, closed_port()):
+        for port in (open_port, free_port()):
             for expected, some in hosts.items():
                 for host in some:
                     for scheme in ("http", "https"):
@@ -1015,7 +1016,7 @@ async def test_a_trickle_is_given_up_when_it_has_been_slow_for_too_long(
     began = asyncio.get_running_loop().time()
     reason = await failure(make_fetcher(slow_timeout=0.3), url, folder)
     assert reason == "it came slower than 1000 bytes a second for 0.3 seconds"
-    assert asyncio.get_running_loop().time() - began < 5  # the time for the whole is 60
+    assert asyncio.get_running_loop().time() - began < 30  # the time for the whole is 60
 
 
 async def test_a_download_that_is_just_fast_enough_may_take_its_time(
@@ -1027,10 +1028,10 @@ async def test_a_download_that_is_just_fast_enough_may_take_its_time(
         for _ in range(20):
             writer.write(b"x" * 1000)
             await writer.drain()
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.2)
 
     url = await serve_raw(walk)
-    path = await make_fetcher(slow_timeout=0.5).fetch(url, folder)
+    path = await make_fetcher(slow_timeout=3).fetch(url, folder)
     assert path.stat().st_size == 20_000
 
 
@@ -1077,14 +1078,8 @@ async def test_a_lookup_that_takes_for_ever_ends_at_the_time_to_connect(
 # Connections that fail.
 
 
-def closed_port() -> int:
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        return int(unused.getsockname()[1])
-
-
 async def test_a_connection_that_is_not_accepted_failed(make_fetcher: MakeFetcher, folder: Path) -> None:
-    reason = await failure(make_fetcher(), f"http://127.0.0.1:{closed_port()}/", folder)
+    reason = await failure(make_fetcher(), f"http://127.0.0.1:{free_port()}/", folder)
     assert reason == "the connection to the server failed"
 
 
@@ -1325,11 +1320,15 @@ async def test_no_more_downloads_run_at_once_than_there_are_slots(
     serve: Serve, make_fetcher: MakeFetcher, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     running = most = 0
+    full = asyncio.Event()
 
     async def count(request: web.Request) -> web.Response:
         nonlocal running, most
         running += 1
         most = max(most, running)
+        if running == 3:
+            full.set()
+        await full.wait()  # three are there at once, however slowly they come
         await asyncio.sleep(0.01)
         running -= 1
         return web.Response(body=b"x")
@@ -1366,7 +1365,7 @@ async def test_a_file_of_the_server_itself_is_read_from_the_disk(
 ) -> None:
     own = tmp_path / "sample.jpg"
     own.write_bytes(BODY)
-    url = f"http://127.0.0.1:{closed_port()}/sample.jpg"
+    url = f"http://127.0.0.1:{free_port()}/sample.jpg"
     path = await make_fetcher(allow=(), local={url: own}.get).fetch(url, folder)
     assert path.parent == folder
     assert path.read_bytes() == BODY

@@ -8,7 +8,7 @@ import re
 from collections import Counter
 
 import orjson
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dragon.keys import is_key, new_key, new_keys
@@ -53,6 +53,7 @@ def test_absent_and_null_are_different() -> None:
     assert (with_null["progress"], with_null["result"]) == (None, None)
 
 
+@settings(deadline=None)
 @given(json_values, json_values, st.sampled_from([QUEUED, EXECUTING, SUCCESS, ERROR]))
 def test_a_line_reads_back_as_the_status_that_it_was_made_of(progress: object, result: object, state: str) -> None:
     status = Status(state, KEY, QUEUED_AT, STARTED_AT, None, orjson.dumps(progress), orjson.dumps(result))

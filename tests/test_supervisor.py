@@ -21,7 +21,7 @@ from dragon.embedded import ping, socket_path
 from dragon.errors import ConfigError
 from dragon.processes import next_pause
 from dragon.supervisor import server_children, settle_port, worker_child
-from tests.waiting import is_alive, wait_for
+from tests.waiting import PATIENCE, is_alive, wait_for
 
 # What every script below begins with: a child that says what happens to it, and one that ignores SIGTERM.
 PROLOGUE = """
@@ -93,7 +93,7 @@ class Running:
 
     def end(self, number: int = signal.SIGTERM) -> int:
         self.process.send_signal(number)
-        return self.process.wait(8)
+        return self.process.wait(PATIENCE)
 
 
 Start = Callable[..., Running]
@@ -164,7 +164,9 @@ def test_the_pause_doubles_up_to_half_a_minute_and_is_forgotten_after_a_long_lif
 
 
 def test_a_child_that_keeps_dying_at_once_is_explained(start: Start) -> None:
-    running = start("processes.FIRST_PAUSE = 0.01; run(child('server', code='raise SystemExit(3)'))")
+    running = start(
+        "processes.FIRST_PAUSE, supervisor.QUICK_DEATH = 0.01, 20.0; run(child('server', code='raise SystemExit(3)'))"
+    )
     sentence = r"server has now died 5 times right after its start, so this will not heal by itself"
     wait_for(lambda: re.search(sentence, running.text), "the explanation")
     assert "dragon: server has ended (exit code 3), starting it again in 0.01 s" in running.lines
@@ -184,14 +186,14 @@ def test_a_child_that_says_its_settings_are_wrong_ends_all(start: Start, tmp_pat
         run(redis, child("server", 1, "print('no setting x', flush=True); raise SystemExit(78)"))
     """
     running = start(script, str(tmp_path / "output"))
-    assert running.process.wait(8) == 78
+    assert running.process.wait(PATIENCE) == 78
     assert running.lines.count("no setting x") == 1
     assert running.lines[-1] == "redis ends"
     assert not is_alive(running.wait_for_pid("redis"))
 
 
 def test_a_child_that_ignores_the_end_is_killed_after_its_grace(start: Start) -> None:
-    running = start('run(child("redis"), child("stubborn", 1, STUBBORN, grace=0.2))')
+    running = start('run(child("redis"), child("stubborn", 1, STUBBORN, grace=2))')
     pid = running.wait_for_pid("stubborn")
     assert running.end() == 0
     assert "stubborn goes on" in running.lines
@@ -368,7 +370,7 @@ def test_up_refuses_an_external_redis_that_evicts(
         client.config_set("maxmemory-policy", "allkeys-lru")
         try:
             command = [sys.executable, "-m", "dragon", "up", "--port", "0"]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=8, check=False)
+            done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
         finally:
             client.config_set("maxmemory", "0")
             client.config_set("maxmemory-policy", "noeviction")

@@ -9,8 +9,12 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+#: Seconds that a test waits for what is sure to come, as a machine may need on which every process stands still now and
+#: then. It promises nothing: a test that is about how fast something is has a deadline of its own.
+PATIENCE = 30.0
 
-def wait_for(condition: Callable[[], T], what: str = "", seconds: float = 8.0) -> T:
+
+def wait_for(condition: Callable[[], T], what: str = "", seconds: float = PATIENCE) -> T:
     """Returns the first true value of `condition`; fails the test when there is none in time."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):

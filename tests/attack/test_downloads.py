@@ -36,7 +36,7 @@ from dragon.worker.main import own_files
 from tests.attack.odd_worker import PUBLIC
 from tests.figures import FULL, note, scale, seeded
 from tests.private_addresses import REFUSED_URLS, canary
-from tests.system import SECRET, Client, System, test_config
+from tests.system import SECRET, Client, System, free_port, test_config
 
 SAMPLE = ROOT / "dragon" / "server" / "static" / "sample.jpg"
 PRIVATE_HOSTS = ("127.0.0.1", "::1")
@@ -172,7 +172,8 @@ async def public_site() -> AsyncIterator[PublicSite]:
     app.router.add_get("/{path:.*}", site.answer)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
-    await web.TCPSite(runner, PUBLIC, 0).start()
+    # A port of this test process: a canary takes the same one on other addresses, where nobody else may have it.
+    await web.TCPSite(runner, PUBLIC, free_port()).start()
     site.port = runner.addresses[0][1]
     yield site
     await runner.cleanup()
@@ -441,7 +442,7 @@ async def _rebinding_tries(
     count: int, chance: random.Random, site: PublicSite, folder: Path, is_public: Callable[[IPAddress], bool]
 ) -> None:
     for number in range(count):
-        fetcher = Fetcher(FetchConfig(connect_timeout=2, idle_timeout=0.3), scratch=folder, is_public=is_public)
+        fetcher = Fetcher(FetchConfig(connect_timeout=20, idle_timeout=0.3), scratch=folder, is_public=is_public)
         session = fetcher._guarded = fetcher._open(fetcher._connect)
         connector = session.connector
         assert isinstance(connector, aiohttp.TCPConnector)

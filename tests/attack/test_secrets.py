@@ -16,7 +16,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -88,7 +88,7 @@ class UpSystem(System):
             )
         process = Process(popen, log)
         self.processes.append(process)
-        process.wait_for("is ready at", 40)
+        process.wait_for("is ready at", 90)
         return process
 
 
@@ -391,11 +391,11 @@ def send_while_redis_is_away(vault: Vault) -> None:
         ask_until_503(vault, path)
     finally:
         process.send_signal(signal.SIGCONT)
-    wait_until(lambda: vault.store.ping(), 10, "Redis")
+    wait_until(lambda: vault.store.ping(), 45, "Redis")
     vault.store.config_set("requirepass", "another")
     cut_connections(vault)
     ask_until_503(vault, path)
-    wait_until(lambda: "cannot wait for queue" in vault.up.output, 20, "the worker to notice")
+    wait_until(lambda: "cannot wait for queue" in vault.up.output, 60, "the worker to notice")
     vault.store.config_set("requirepass", found.redis)
 
     def works() -> bool:
@@ -403,7 +403,7 @@ def send_while_redis_is_away(vault: Vault) -> None:
         heard = vault.ask("POST", "/v1/create", headers, {"tasks": HELLO, "block": True})
         return heard.status == 200 and bool(heard.json[0]["status"] == "success")
 
-    wait_until(works, 30, "dragon to have recovered")
+    wait_until(works, 60, "dragon to have recovered")
 
 
 def ask_until_503(vault: Vault, path: str) -> None:
@@ -419,7 +419,7 @@ def ask_until_503(vault: Vault, path: str) -> None:
         ]
         return [heard.status for heard in given] == [503] * 3
 
-    wait_until(is_refused, 20, "503 from a server without Redis")
+    wait_until(is_refused, 60, "503 from a server without Redis")
 
 
 def cut_connections(vault: Vault) -> None:
@@ -428,17 +428,26 @@ def cut_connections(vault: Vault) -> None:
             vault.store.execute_command("CLIENT", "KILL", "ID", client["id"])
 
 
+def answered(ask: Callable[[], Heard]) -> Heard:
+    """An answer that is not of a Redis which needed more than its half a second, as it may on a busy machine."""
+    heard: Heard = wait_until(lambda: found if (found := ask()).status != 503 else None, 60, "an answer")
+    return heard
+
+
 def send_into_an_internal_error(vault: Vault) -> None:
     """A task that is to be forgotten at the end of time makes the server stumble while it has a key in its hands."""
     found = vault.canaries
     with vault.wire as wire:
         headers = {"Authorization": f"Secret {found.secret}", "Idempotency-Key": found.idempotency + "x"}
-        key = wire.ask("POST", "/v1/create", headers, {"tasks": HELLO, "block": True}).json[0]["key"]
+        created = answered(lambda: wire.ask("POST", "/v1/create", headers, {"tasks": HELLO, "block": True}))
+        key = created.json[0]["key"]
         vault.store.persist(f"rq:job:{key}")
         vault.store.zadd("dragon:expiries", {key: "inf"})
+        body = {"tasks": key, "details": True, "secret": found.secret}
+        query = f"tasks={key}&details=1&secret={found.secret}&api_key={found.api_key}"
         for heard in (
-            wire.ask("POST", "/v1/status", headers, {"tasks": key, "details": True, "secret": found.secret}),
-            wire.ask("GET", f"/v1/status?tasks={key}&details=1&secret={found.secret}&api_key={found.api_key}", headers),
+            answered(lambda: wire.ask("POST", "/v1/status", headers, body)),
+            answered(lambda: wire.ask("GET", f"/v1/status?{query}", headers)),
         ):
             vault.answers.append(heard)
             assert heard.status == 500, heard
@@ -446,7 +455,7 @@ def send_into_an_internal_error(vault: Vault) -> None:
         vault.store.zrem("dragon:expiries", key)
 
 
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(500)
 def test_no_canary_is_seen_anywhere_but_where_it_was_sent(vault: Vault) -> None:
     found = vault.canaries
     count = send_everything(vault)
@@ -490,6 +499,7 @@ def check_the_search(vault: Vault, places: dict[str, bytes]) -> None:
     assert b" DEBUG " in log
 
 
+@pytest.mark.timeout(200)
 def test_a_task_finds_no_way_to_redis_in_its_process_nor_in_those_that_have_it(vault: Vault) -> None:
     """Where it ends is said too: a file that the same user may read is read by tasks as well."""
     processes = vault.processes()
@@ -505,7 +515,7 @@ def test_a_task_finds_no_way_to_redis_in_its_process_nor_in_those_that_have_it(v
             "control": vault.canaries.visible,
         },
     }
-    (status,) = vault.ask("POST", "/v1/create", {}, body).json
+    (status,) = answered(lambda: vault.ask("POST", "/v1/create", {}, body)).json
     assert status["status"] == "success", status
     result = status["result"]
     assert vault.canaries.visible in result["found"]["memory"], "the search of the memory finds what is there"

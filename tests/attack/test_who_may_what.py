@@ -427,7 +427,7 @@ def house() -> Iterator[House]:
             try:
                 server = system.start_server()
                 write_accounts(accounts, KEPT)  # as `dragon account revoke` does, under a running server
-                wait_until(lambda: f"read again, {len(KEPT)} of them" in server.output, 10, "the accounts to be read")
+                wait_until(lambda: f"read again, {len(KEPT)} of them" in server.output, 45, "the accounts to be read")
                 with redis.Redis.from_url(embedded.url) as client:
                     yield House(system, client)
             finally:

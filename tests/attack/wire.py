@@ -124,10 +124,13 @@ class Wire:
         if time.monotonic() - begun > self.deadline:
             raise Hang(f"an answer took longer than {self.deadline} s: {request[:500]!r}")
 
-    def converse(self, request: bytes, methods: list[str] | None = None, *, patience: float = 0.5) -> list[Heard]:
+    def converse(
+        self, request: bytes, methods: list[str] | None = None, *, patience: float = 0.5, first: float | None = None
+    ) -> list[Heard]:
         """Sends bytes on a connection of their own and reads answers until the server closes. Raises Hang.
 
-        After `patience` seconds of silence it is told that no more will come: it may have waited for the rest.
+        After `patience` seconds of silence it is told that no more will come: it may have waited for the rest. `first`:
+        that many seconds when it has said nothing yet, of one that owes an answer: told so, it may drop it.
         """
         self.close()
         begun = time.monotonic()
@@ -138,7 +141,8 @@ class Wire:
                 given.sendall(request)
                 is_over = False
                 while True:
-                    if not is_over and not select.select([given], [], [], patience)[0]:
+                    silence = patience if data or first is None else first
+                    if not is_over and not select.select([given], [], [], silence)[0]:
                         given.shutdown(socket.SHUT_WR)
                         is_over = True
                     chunk = given.recv(65536)

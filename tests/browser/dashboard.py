@@ -12,6 +12,7 @@ from playwright.async_api import Browser, Page, Request, expect
 
 AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text("utf-8")
 DESKTOP = {"width": 1280, "height": 800}
+VIEWS = ("now", "tasks", "task", "failures", "history")
 TELEPHONE = {"width": 390, "height": 844}
 EVIL = '<img src="/nowhere" onerror="window.ran = true"><script>window.ran = true</script>'
 
@@ -60,7 +61,10 @@ async def open_dashboard(browser: Browser, url: str, hash_: str = "", **context:
 
 
 async def go(page: Page, hash_: str) -> None:
+    """Goes to a view, and waits until it is the one that is shown: what stands on the page then is its own."""
     await page.evaluate("(hash) => { location.hash = hash; }", hash_)
+    view = hash_.removeprefix("#/").partition("?")[0].partition("/")[0]
+    await expect(page).to_have_title(f"{view if view in VIEWS else '?'} · dragon")
 
 
 async def faults(page: Page) -> list[str]:

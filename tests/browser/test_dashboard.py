@@ -18,12 +18,13 @@ from dragon.embedded import EmbeddedRedis, find_server
 from tests.browser.dashboard import EVIL, TELEPHONE, faults, go, log_in, open_dashboard, open_page
 from tests.system import System, eventually
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(90), pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(150), pytest.mark.asyncio(loop_scope="module")]
 
 pytest_plugins = ("tests.chromium",)
 
 LIVE = ".stream[data-state=live]"
 OPERATOR = "/v1/operator/"
+LONG_LOOK = 1.5  # seconds between two numbers of a countdown that is to be seen at work, whoever stands still meanwhile
 
 
 def row_of(page: Page, key: str) -> Locator:
@@ -91,12 +92,12 @@ async def test_now_shows_what_executes_as_it_begins_and_ends(system: System, bro
     page, seen = await open_dashboard(browser, system.url)
     await expect(page.locator(LIVE)).to_be_visible()
     executing = page.locator("tr[data-queue=default] td").nth(1)
-    await expect(executing).to_have_text("0")
+    await expect(executing).to_have_text("0", timeout=60_000)  # what a test before has left there ends
     async with system.client() as client:
-        created = await client.create({"task_name": "test.async_sleep", "seconds": 30})
-        await expect(executing).to_have_text("1", timeout=10_000)
+        created = await client.create({"task_name": "test.async_sleep", "seconds": 50})
+        await expect(executing).to_have_text("1")
         doing = page.locator(".executor[data-busy=true] a", has_text="test.async_sleep")
-        await expect(doing).to_have_attribute("href", f"#/task/{created[0]['key']}", timeout=10_000)
+        await expect(doing).to_have_attribute("href", f"#/task/{created[0]['key']}")
         await page.click(".figure a:has-text('Executing')")
         await expect(row_of(page, created[0]["key"])).to_have_attribute("data-status", "executing")
         await client.session.delete(f"/v1/tasks/{created[0]['key']}", headers={"Authorization": "Secret 123456"})
@@ -126,7 +127,7 @@ async def test_a_queue_is_paused_goes_on_and_is_cleared_after_a_question(idle_sy
         await queue.locator("text=Resume").click()
         await expect(queue.locator(".tag")).to_have_count(0)
         await queue.locator("text=Clear").click()
-        await expect(page.locator("dialog")).to_contain_text("3 tasks at this moment")
+        await expect(page.locator("dialog[open]")).to_contain_text("3 tasks at this moment")
         await page.keyboard.press("Escape")
         await expect(page.locator("dialog")).to_have_count(0)
         await queue.locator("text=Clear").click()
@@ -145,11 +146,11 @@ async def test_a_new_task_appears_by_itself_and_ends_there(system: System, brows
     page, seen = await open_dashboard(browser, system.url, "#/tasks")
     await expect(page.locator(LIVE)).to_be_visible()
     async with system.client() as client:
-        created = await client.create({"task_name": "countdown", "from": 4, "delay": 0.6})
+        created = await client.create({"task_name": "countdown", "from": 4, "delay": LONG_LOOK})
     row = row_of(page, created[0]["key"])
-    await expect(row).to_have_attribute("data-status", "executing", timeout=10_000)
-    await expect(row.locator("progress").first).to_have_attribute("value", re.compile("[1-9]"), timeout=10_000)
-    await expect(row).to_have_attribute("data-status", "success", timeout=10_000)
+    await expect(row).to_have_attribute("data-status", "executing")
+    await expect(row.locator("progress").first).to_have_attribute("value", re.compile("[1-9]"))
+    await expect(row).to_have_attribute("data-status", "success")
     requests = [path for path in seen.paths() if path == "/v1/operator/tasks"]
     assert len(requests) <= 2, "it was asked for and not told"
     assert seen.complaints == []
@@ -167,11 +168,12 @@ async def test_filters_stand_in_the_address(system: System, browser: Browser) ->
     await page.fill("#filter-text", "a rare failure")
     await expect(page.locator("tr[data-key]")).to_have_count(1)
     await expect(row_of(page, bad["key"])).to_contain_text("a rare failure")
-    assert urlsplit(page.url).fragment == "/tasks?state=error&text=a+rare+failure"
+    await expect(page).to_have_url(re.compile(r"#/tasks\?state=error&text=a\+rare\+failure$"))
     await page.reload()
     await expect(page.locator("tr[data-key]")).to_have_count(1)
     assert await page.input_value("#filter-text") == "a rare failure"
     await page.click("text=Clear filters")
+    await expect(page.locator("#filter-text")).to_have_value("")  # they are: what is chosen next is all that counts
     await page.select_option("#filter-name", "hello")
     await page.fill("#filter-text", "a rare name")
     await expect(row_of(page, good["key"])).to_be_visible()
@@ -198,15 +200,15 @@ async def test_many_are_retried_and_cancelled(system: System, browser: Browser) 
         await page.click("dialog .primary")
         await expect(page.locator(".notice")).to_contain_text("2 tasks retried.")
         await expect(page.locator("tr[data-key]")).to_have_count(5)
-        await expect(row_of(page, bad[0]["key"]).locator(".tag").first).to_have_text("retried", timeout=10_000)
-        going = await client.create(*[{"task_name": "test.async_sleep", "seconds": 40}] * 2)
+        await expect(row_of(page, bad[0]["key"]).locator(".tag").first).to_have_text("retried")
+        going = await client.create(*[{"task_name": "test.async_sleep", "seconds": 55}] * 2)
         await go(page, "#/tasks?name=test.async_sleep&state=executing")
         await expect(page.locator("tr[data-key]")).to_have_count(2)
         await page.check("thead input")
         await page.click(".bar >> text=Cancel 2")
         await page.click("dialog .danger")
         await expect(page.locator(".notice").last).to_contain_text("2 tasks cancelled.")
-        await expect(page.locator("tr[data-key]")).to_have_count(0, timeout=10_000)
+        await expect(page.locator("tr[data-key]")).to_have_count(0)
         statuses = await client.status(*(task["key"] for task in going))
     assert [status["result"] for status in statuses] == ["cancelled"] * 2
     assert seen.complaints == []
@@ -217,14 +219,15 @@ async def test_many_are_retried_and_cancelled(system: System, browser: Browser) 
 
 async def test_one_task_is_followed_to_its_end(system: System, browser: Browser) -> None:
     async with system.client() as client:
-        created = await client.create({"task_name": "countdown", "from": 5, "delay": 0.5})
-    page, seen = await open_dashboard(browser, system.url, f"#/task/{created[0]['key']}")
-    await expect(page.locator("h1 .status")).to_have_attribute("data-status", "executing", timeout=10_000)
+        page, seen = await open_dashboard(browser, system.url)
+        created = await client.create({"task_name": "countdown", "from": 5, "delay": LONG_LOOK})
+    await go(page, f"#/task/{created[0]['key']}")
+    await expect(page.locator("h1 .status")).to_have_attribute("data-status", "executing")
     await expect(page.locator(".big-progress progress")).to_have_attribute("value", re.compile("[1-9]"))
-    await expect(page.locator("h1 .status")).to_have_attribute("data-status", "success", timeout=10_000)
+    await expect(page.locator("h1 .status")).to_have_attribute("data-status", "success")
     await expect(page.locator("section:has(#result) .json")).to_have_text("[5, 4, 3, 2, 1]")
-    await expect(page.locator("section:has(#parameters) .json")).to_contain_text('"delay": 0.5')
-    assert await page.locator(".course b").all_inner_texts() == ["Queued", "Attempt 1 started", "Success"]
+    await expect(page.locator("section:has(#parameters) .json")).to_contain_text(f'"delay": {LONG_LOOK}')
+    await expect(page.locator(".course b")).to_have_text(["Queued", "Attempt 1 started", "Success"])
     await expect(page.locator(".facts")).to_contain_text("1 of ")
     assert seen.complaints == []
 
@@ -236,14 +239,17 @@ async def test_log_lines_come_as_they_are_said(system: System, browser: Browser,
         created = await client.create(says)
     page, seen = await open_dashboard(browser, system.url, f"#/task/{created[0]['key']}")
     lines = page.locator(".log p > span")
-    await expect(lines).to_have_text(["first", EVIL], timeout=10_000)
+    await expect(lines).to_have_text(["first", EVIL])
     gate.touch()
     await expect(lines).to_have_text(["first", EVIL, "last"])
     await expect(page.locator("h1 .status")).to_have_attribute("data-status", "success")
     await page.reload()
     await expect(lines).to_have_text(["first", EVIL, "last"])
     assert await page.evaluate("window.ran") is None
-    assert len([path for path in seen.paths() if path == "/v1/log"]) == 2, "it was asked for and not told"
+    # A log whose end comes before that of the task is asked for once more, behind its last line.
+    asked = [urlsplit(request.url).query for request in seen.requests if urlsplit(request.url).path == "/v1/log"]
+    assert len([query for query in asked if "after=3" not in query]) == 2, "it was asked for and not told"
+    assert len(asked) <= 4
     assert seen.complaints == []
 
 
@@ -280,7 +286,7 @@ async def test_a_task_is_cancelled_after_a_question(system: System, browser: Bro
     async with system.client() as client:
         created = await client.create({"task_name": "test.sleep", "seconds": 50})
         page, seen = await open_dashboard(browser, system.url, f"#/task/{created[0]['key']}")
-        await expect(page.locator("h1 .status")).to_have_attribute("data-status", "executing", timeout=10_000)
+        await expect(page.locator("h1 .status")).to_have_attribute("data-status", "executing")
         await page.click(".acts >> text=Cancel")
         await page.click("dialog >> text=Keep as it is")
         assert (await client.status(created[0]["key"]))[0]["status"] == "executing"
@@ -319,14 +325,14 @@ async def test_failures_that_say_the_same_are_one_group_and_are_retried_together
         definitions = [{"task_name": "test.task_error", "message": message.replace("17", str(n))} for n in (17, 18, 19)]
         await client.create(*definitions, block=True)
         group = page.locator("tr[data-group]", has_text="of shelf")
-        await expect(group).to_have_count(1, timeout=15_000)
+        await expect(group).to_have_count(1)
         await expect(group.locator("td.count").first).to_have_text("3")
         await group.locator("input").check()
         await page.click(".bar >> text=Retry the selected")
         await expect(page.locator("dialog h2")).to_have_text("Retry 3 tasks?")
         await page.click("dialog .primary")
         await expect(page.locator(".notice")).to_contain_text("3 tasks retried.")
-        await expect(group.locator("td.count").first).to_have_text("6", timeout=15_000)
+        await expect(group.locator("td.count").first).to_have_text("6")
         await expect(group.locator("td.count").nth(1)).to_have_text("3")
         await group.locator("summary").click()
         await expect(group.locator(".keys a")).to_have_count(5)
@@ -346,14 +352,19 @@ async def test_history_plots_what_has_ended(system: System, browser: Browser) ->
             await page.click("text=Refresh")
         return await page.locator("main option[value=hello]").count() == 1 and await page.locator("canvas").count() == 3
 
-    await eventually(is_counted, 20)
+    await eventually(is_counted, 60)
     await page.select_option("main select", "hello")
     await page.click(".segments >> text=Day")
     await expect(page.locator(".plot canvas")).to_have_count(3)
     assert urlsplit(page.url).fragment == "/history?period=day&name=hello"
     await page.locator("summary").first.click()
-    numbers = await page.locator(".plot").first.locator("tbody tr").last.locator("td").all_inner_texts()
-    assert int(numbers[-1]) >= 5
+
+    async def are_all_there() -> bool:
+        """In one sample, or in two when one has ended in between."""
+        numbers = await page.locator(".plot").first.locator("tbody tr td:last-child").all_inner_texts()
+        return sum(int(number.replace(",", "")) for number in numbers) >= 5
+
+    await eventually(are_all_there)
     assert await page.locator(".plot canvas").first.evaluate("(canvas) => canvas.width") > 300
     assert await faults(page) == []
     assert seen.complaints == []
@@ -401,6 +412,7 @@ async def test_the_views_of_a_real_server_are_readable_on_a_telephone(
     assert seen.complaints == []
 
 
+@pytest.mark.timeout(180)
 async def test_a_redis_that_is_away_is_said_to_be_away(own_system: Callable[..., System], browser: Browser) -> None:
     folder = Path(tempfile.mkdtemp(prefix="dragon-test-"))  # tmp_path is too long for a socket
     with EmbeddedRedis(find_server(Config()), folder / "redis", folder / "sock") as store:
@@ -410,13 +422,14 @@ async def test_a_redis_that_is_away_is_said_to_be_away(own_system: Callable[...,
         await expect(page.locator(LIVE)).to_be_visible()
         store.stop()
         why = page.locator(".stream[data-state=reconnecting] .why")
-        await expect(why).to_contain_text("the task store cannot be reached", timeout=20_000)
+        await expect(why).to_contain_text("the task store cannot be reached", timeout=40_000)
         store.start()
-        await expect(page.locator(LIVE)).to_be_visible(timeout=40_000)
+        await expect(page.locator(LIVE)).to_be_visible(timeout=60_000)
         system.close()
     shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.mark.timeout(180)
 async def test_a_server_that_starts_again_is_found_again(own_system: Callable[..., System], browser: Browser) -> None:
     system = own_system()
     server = system.start_server()
@@ -425,7 +438,7 @@ async def test_a_server_that_starts_again_is_found_again(own_system: Callable[..
     server.kill()
     await expect(page.locator(".stream[data-state=reconnecting]")).to_be_visible()
     system.start_server()
-    await expect(page.locator(LIVE)).to_be_visible(timeout=40_000)
+    await expect(page.locator(LIVE)).to_be_visible(timeout=60_000)
     async with system.client() as client:
         created = await client.create({"task_name": "hello"})
-    await expect(row_of(page, created[0]["key"])).to_have_attribute("data-status", "queued", timeout=10_000)
+    await expect(row_of(page, created[0]["key"])).to_have_attribute("data-status", "queued")

@@ -17,7 +17,7 @@ from tests.browser.dashboard import EVIL, TELEPHONE, Seen, faults, go, log_in, o
 from tests.browser.fake_operator import FakeOperator, iso, key_of, row, snapshot
 from tests.system import eventually
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(90), pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(150), pytest.mark.asyncio(loop_scope="module")]
 
 pytest_plugins = ("tests.chromium",)
 
@@ -49,6 +49,10 @@ async def keys_shown(page: Page) -> list[str]:
     return found
 
 
+# What was asked for is on the screen then: drawing waits for a frame, and there are few of them on a busy machine.
+DRAWN = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
+
+
 # --- Many tasks -------------------------------------------------------------------------------------------------------
 
 
@@ -58,7 +62,7 @@ async def test_of_a_hundred_thousand_tasks_those_on_the_screen_are_drawn(serve: 
     await expect(page.locator("tr[data-key]").first).to_contain_text(key_of(99_999)[:8])
     for _ in range(40):
         await page.evaluate("window.scrollTo(0, document.documentElement.scrollHeight)")
-        await page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        await page.evaluate(DRAWN)
     loaded = page.locator(".bar p")
     await eventually(lambda: _count(page, loaded, 1000))
     assert len(await keys_shown(page)) < 80, "rows that nobody sees are drawn"
@@ -79,9 +83,10 @@ async def test_pages_join_without_a_gap_and_without_a_row_twice(serve: Serve, br
     async def scroll() -> bool:
         seen.update(dict.fromkeys(await keys_shown(page)))
         await page.evaluate("window.scrollBy(0, window.innerHeight / 2)")
+        await page.evaluate(DRAWN)
         return "that is all" in await page.inner_text("main") and key_of(0) in seen
 
-    await eventually(scroll, 30)
+    await eventually(scroll, 60)
     assert sorted(seen) == sorted(key_of(number) for number in range(330))
     await expect(page.locator(".foot")).to_have_text("330 tasks, that is all.")
 
@@ -91,16 +96,21 @@ async def test_a_thousand_changes_in_a_moment_are_a_few_frames(serve: Serve, bro
     page, _ = await open_dashboard(browser, await serve(fake), "#/tasks")
     await expect(page.locator("tr[data-key]")).to_have_count(1)
     await page.evaluate(
-        """() => { window.drawn = 0;
+        """() => { window.drawn = window.frames_ = 0;
+        const count = () => { window.frames_ += 1; requestAnimationFrame(count); };
+        count();
         new MutationObserver(() => { window.drawn += 1; }).observe(document.querySelector("table.tasks"),
-            { childList: true, subtree: true, attributes: true, characterData: true }); }"""
+            { subtree: true, attributeFilter: ["value", "data-key"] }); }"""
     )
     for change in range(1000):
         fake.send("/v1/operator/tasks_stream", row(1 + change % 100, "executing", progress=change // 10))
     await expect(page.locator("tr[data-key] progress").first).to_have_attribute("value", "99")
     await expect(page.locator("tr[data-key]").first).to_have_attribute("data-key", key_of(100))
     await expect(page.locator(".bar p")).to_have_text("101 loaded")
-    assert await page.evaluate("window.drawn") < 120
+    # Once a frame, and once more for the clock of the list; how many frames there are is the machine's.
+    drawn, frames = await page.evaluate("[window.drawn, window.frames_]")
+    assert 0 < drawn <= 2 * frames + 10, "it was drawn for each change"
+    assert drawn < 500
 
 
 async def test_what_the_stream_may_have_left_out_is_read_in_pages(serve: Serve, browser: Browser) -> None:
@@ -110,7 +120,7 @@ async def test_what_the_stream_may_have_left_out_is_read_in_pages(serve: Serve, 
     fake.rows += [row(number) for number in range(30, 1000)]
     fake.send("/v1/operator/tasks_stream", *fake.rows[-200:])  # a look of the stream has no more places
     await expect(page.locator("tr[data-key]").first).to_have_attribute("data-key", key_of(999))
-    await eventually(lambda: _count(page, page.locator(".bar p"), 1000), 30)
+    await eventually(lambda: _count(page, page.locator(".bar p"), 1000), 60)
     await expect(page.locator(".foot")).to_have_text("1,000 tasks, that is all.")
 
 
@@ -161,8 +171,13 @@ async def test_the_keyboard_moves_selects_and_opens(serve: Serve, browser: Brows
     await page.keyboard.press("/")
     await expect(page.locator("#filter-text")).to_be_focused()
     await page.keyboard.type("j?")
-    assert await page.input_value("#filter-text") == "j?", "a field keeps its letters"
-    await page.locator("tr.current a").focus()
+    await expect(page.locator("#filter-text"), "a field keeps its letters").to_have_value("j?")
+    await expect(page.locator("tr.current"), "another filter, another list").to_have_count(0)
+    await page.locator("#filter-text").blur()
+    await expect(page.locator("tr[data-key]").first).to_be_visible()
+    await page.keyboard.press("j")
+    await page.keyboard.press("j")
+    await expect(page.locator(f"tr[data-key='{opened}'] a")).to_be_focused()
     await page.keyboard.press("Enter")
     await expect(page.locator(".whole-key code")).to_have_text(opened)
     await page.keyboard.press("?")
@@ -187,7 +202,7 @@ async def test_a_stream_that_is_cut_is_taken_up_again_and_the_page_says_so(serve
     await expect(page.locator(".figure .value").first).to_have_text("7")
     fake.away = False
     fake.overview = snapshot(counts={"waiting": 8, "executing": 0, "success": 0, "error": 0})
-    await expect(page.locator(STREAM)).to_have_attribute("data-state", "live", timeout=20_000)
+    await expect(page.locator(STREAM)).to_have_attribute("data-state", "live", timeout=60_000)
     await expect(page.locator(".figure .value").first).to_have_text("8")
 
 
@@ -197,7 +212,7 @@ async def test_what_came_while_the_stream_was_cut_is_in_the_list(serve: Serve, b
     await expect(page.locator("tr[data-key]").first).to_have_attribute("data-key", key_of(59))
     fake.rows = [row(number) for number in range(62)]
     fake.cut()
-    await expect(page.locator("tr[data-key]").first).to_have_attribute("data-key", key_of(61), timeout=20_000)
+    await expect(page.locator("tr[data-key]").first).to_have_attribute("data-key", key_of(61))
     await expect(page.locator("tr[data-status=executing]")).to_have_count(0)
 
 
@@ -213,15 +228,22 @@ async def test_a_tab_that_nobody_sees_gives_its_stream_back(serve: Serve, browse
     await page.reload()
     await log_in(page)
     await expect(page.locator(STREAM)).to_have_attribute("data-state", "live")
+    await stop_clock(page)
     await page.evaluate(SHOW, True)
     await page.clock.run_for(29_000)
     assert len(fake.listeners["/v1/operator/overview_stream"]) == 1
     await page.clock.run_for(2_000)
+    await page.clock.resume()
     await eventually(lambda: not fake.listeners["/v1/operator/overview_stream"])
     await expect(page.locator(STREAM)).to_have_attribute("data-state", "paused")
     await page.evaluate(SHOW, False)
     await expect(page.locator(STREAM)).to_have_attribute("data-state", "live")
     assert len(fake.listeners["/v1/operator/overview_stream"]) == 1
+
+
+async def stop_clock(page: Page) -> None:
+    """From here on the page's time is what `run_for` lets pass, and not also what the machine takes."""
+    await page.clock.pause_at(await page.evaluate("Date.now()") / 1000 + 1)
 
 
 async def test_a_stream_without_a_sign_of_life_counts_as_cut(serve: Serve, browser: Browser) -> None:
@@ -231,13 +253,22 @@ async def test_a_stream_without_a_sign_of_life_counts_as_cut(serve: Serve, brows
     await page.reload()
     await log_in(page)
     await expect(page.locator(STREAM)).to_have_attribute("data-state", "live")
+    await stop_clock(page)
     await page.clock.run_for(20_000)
     fake.send("/v1/operator/overview_stream", snapshot(streams=77))
-    await expect(page.locator(".below")).to_contain_text("77 streams open")
-    await page.clock.run_for(20_000)
+    await eventually(lambda: _says(page, "77 streams open"))
+    for moment in (15_000, 3_000, 3_000, 3_000):  # a stream that was cut would be asked for again within the last
+        await page.clock.run_for(moment)
+        await expect(page.locator(STREAM)).to_have_attribute("data-state", "live")
     assert seen.paths().count("/v1/operator/overview_stream") == 1
-    await page.clock.run_for(17_000)
+    await page.clock.run_for(13_000)
     await eventually(lambda: _comes_back(page, seen))
+
+
+async def _says(page: Page, text: str) -> bool:
+    """Lets the frame pass in which what has come is drawn."""
+    await page.clock.run_for(50)
+    return text in str(await page.text_content(".below"))
 
 
 async def _comes_back(page: Page, seen: Seen) -> bool:
@@ -251,7 +282,7 @@ async def test_a_key_that_is_revoked_ends_in_the_login(serve: Serve, browser: Br
     await expect(page.locator(STREAM)).to_have_attribute("data-state", "live")
     fake.secret = "Secret another"
     fake.cut()
-    await expect(page.locator("#secret")).to_be_visible(timeout=20_000)
+    await expect(page.locator("#secret")).to_be_visible()
     await expect(page.locator("#secret-error")).to_have_text("unknown secret key")
     assert await page.evaluate("sessionStorage.length") == 0
 
@@ -478,6 +509,7 @@ VIEWS = [
 READY = ".figures, tr[data-key], .course li, tr[data-group], .plot canvas, main h1:text('no such view')"
 
 
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", [{"width": 1280, "height": 800}, {"width": 820, "height": 1100}, TELEPHONE])
 async def test_every_view_is_readable_and_as_wide_as_the_screen(

@@ -18,7 +18,7 @@ from playwright.async_api import Browser, Page, Route, expect
 from dragon.config import ROOT, Config
 from dragon.embedded import EmbeddedRedis, find_server
 from tests.figures import seeded
-from tests.proxies import BufferingProxy, CuttingProxy, anywhere
+from tests.proxies import EARLY, BufferingProxy, CuttingProxy, anywhere
 from tests.system import System, running_system, test_config
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(120), pytest.mark.asyncio(loop_scope="module")]
@@ -170,9 +170,10 @@ async def check_bad_network(
 
 async def test_through_a_proxy_that_cuts_anywhere(quick: System, browser: Browser, tmp_path: Path) -> None:
     page = await browser.new_page()
-    async with CuttingProxy(quick.url, seeded(), anywhere()).serving() as proxy:
+    async with CuttingProxy(quick.url, seeded(), anywhere(), most=len(EARLY) + 12).serving() as proxy:
+        # Chromium itself repeats what was cut on a connection that it had opened in reserve.
         assert await check_bad_network(page, quick, proxy.url, tmp_path / "marks", 40, 0.1) > 1
-        assert proxy.cuts > 2
+        assert proxy.cuts >= len(EARLY)
 
 
 async def test_through_a_proxy_that_buffers(quick: System, browser: Browser, tmp_path: Path) -> None:

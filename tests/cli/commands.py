@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from dragon.config import ROOT
+from tests.waiting import PATIENCE
 
 SECRET = "123456"
 
@@ -44,7 +45,7 @@ def dragon(url: str, *arguments: str, given: str = "", environ: Mapping[str, str
         input=given,
         capture_output=True,
         text=True,
-        timeout=40,
+        timeout=100,
         check=False,
     )
     return Result(done.returncode, done.stdout, done.stderr)
@@ -58,7 +59,7 @@ class Terminal:
     master: int
     _bytes: bytearray = field(default_factory=bytearray)
 
-    def wait_for(self, text: str, seconds: float = 15) -> None:
+    def wait_for(self, text: str, seconds: float = PATIENCE) -> None:
         """Reads until a text is there."""
         assert self.shows(text, seconds), f"{text!r} did not come: {self.plain[-2000:]}"
 
@@ -77,12 +78,12 @@ class Terminal:
         """Ctrl-C."""
         self.type("\x03")
 
-    def finish(self, seconds: float = 20) -> int:
+    def finish(self, seconds: float = PATIENCE) -> int:
         """Reads to the end; the exit code."""
         deadline = time.monotonic() + seconds
         while self._read(deadline):
             assert time.monotonic() < deadline, f"it does not end: {self.plain[-2000:]}"
-        return self.process.wait(5)
+        return self.process.wait(PATIENCE)
 
     @property
     def plain(self) -> str:

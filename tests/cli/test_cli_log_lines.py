@@ -48,7 +48,7 @@ async def test_log_goes_on_until_the_task_has_ended(system: System, client: Clie
     assert process.stdout is not None
     assert [process.stdout.readline() for _ in range(2)] == ["one\n", "two\n"]
     gate.touch()
-    assert process.communicate(timeout=20)[0] == "three\nlast\n"
+    assert process.communicate(timeout=40)[0] == "three\nlast\n"
     assert process.returncode == 0
 
 
@@ -67,7 +67,7 @@ async def test_follow_shows_a_tasks_end_behind_its_last_line(system: System, cli
     while "log       two" not in "".join(before):
         before.append(process.stdout.readline())
     gate.touch()
-    after = process.communicate(timeout=20)[0].splitlines()
+    after = process.communicate(timeout=40)[0].splitlines()
     assert [line for line in after if " executing" not in line] == [
         f"{key} log       three",
         f"{key} log       last",

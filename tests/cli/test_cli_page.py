@@ -26,11 +26,12 @@ def run_example(source: str, url: str, folder: Path) -> str:
     script = f'set -euo pipefail\ndragon() {{ {sys.executable} -m dragon "$@"; }}\n{source}'
     environ = environment(url, {"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]})
     command = ["bash", "-c", script]
-    done = subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, timeout=50, check=False)
+    done = subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, f"{source}\n{done.stdout}{done.stderr}"
     return done.stdout
 
 
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize("number", range(len(EXAMPLES)))
 def test_the_examples_work_as_they_stand(system: System, tmp_path: Path, number: int) -> None:
     assert run_example(EXAMPLES[number], system.url, tmp_path)

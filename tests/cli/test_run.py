@@ -12,6 +12,8 @@ from tests.cli.commands import dragon, terminal
 from tests.system import Client, System, free_port
 
 KEY = r"[A-Z2-7]{26}"
+#: What is said of the first key's task when it waits for longer than a second, as on a busy machine.
+PLACES = r"(?:\1 queued    number \d+ in the queue(?:, about .+)?\n)*"
 
 
 def last_lines(output: str) -> list[str]:
@@ -24,7 +26,8 @@ class TestInAPipe:
         code, output, errors = dragon(system.url, "run", "countdown", "from=2", "delay=0.1")
         assert (code, errors) == (0, "")
         assert re.fullmatch(
-            rf"({KEY}) queued    countdown from=2 delay=0\.1\n(\1 executing( 50 %| 100 %)?\n)*\1 success   \[2, 1\]\n",
+            rf"({KEY}) queued    countdown from=2 delay=0\.1\n{PLACES}"
+            r"(\1 executing( 50 %| 100 %)?\n)*\1 success   \[2, 1\]\n",
             output,
         )
         assert "\x1b" not in output
@@ -33,10 +36,10 @@ class TestInAPipe:
         code, output, _ = dragon(system.url, "run", "countdown", "from=3", "delay=0.1", "--json")
         statuses = [json.loads(line) for line in output.splitlines()]
         assert code == 0
-        assert [status["status"] for status in statuses if status["status"] in ("queued", "success")] == [
-            "queued",
-            "success",
-        ]
+        words = [status["status"] for status in statuses]
+        assert words[0] == "queued"
+        assert words.count("success") == 1
+        assert {*words} <= {"queued", "executing", "success"}
         assert len({status["key"] for status in statuses}) == 1
         assert statuses[-1]["result"] == [3, 2, 1]
 
@@ -200,8 +203,9 @@ class TestFiles:
 
 class TestOnATerminal:
     def test_a_bar_is_seen_and_ends_at_100_percent_with_the_result_below(self, system: System) -> None:
-        with terminal(system.url, "run", "countdown", "from=4", "delay=0.2") as shown:
-            shown.wait_for("25 %")
+        with terminal(system.url, "run", "countdown", "from=4", "delay=1.5") as shown:
+            shown.wait_for(" %")
+            assert re.search("(25|50|75) %", shown.plain), shown.plain
             assert "━" in shown.plain
             assert b"\x1b[?25l" in shown.raw, "the cursor is hidden while bars move"
             assert shown.finish() == 0
@@ -246,7 +250,7 @@ class TestOnATerminal:
 class TestCtrlC:
     async def test_it_asks_and_without_a_yes_the_task_goes_on(self, system: System, client: Client) -> None:
         with terminal(system.url, "run", "countdown", "from=500", "delay=0.1") as shown:
-            shown.wait_for("1 %")
+            shown.wait_for(" %")
             shown.interrupt()
             shown.wait_for("1 task has not ended. Cancel? [y/N]:")
             shown.type("\n")
@@ -259,7 +263,7 @@ class TestCtrlC:
 
     async def test_with_a_yes_it_is_cancelled(self, system: System, client: Client) -> None:
         with terminal(system.url, "run", "countdown", "from=500", "delay=0.1") as shown:
-            shown.wait_for("1 %")
+            shown.wait_for(" %")
             shown.interrupt()
             shown.wait_for("Cancel? [y/N]:")
             shown.type("y\n")
@@ -271,11 +275,11 @@ class TestCtrlC:
 
     async def test_a_second_one_means_no(self, system: System, client: Client) -> None:
         with terminal(system.url, "run", "countdown", "from=500", "delay=0.1") as shown:
-            shown.wait_for("1 %")
+            shown.wait_for(" %")
             shown.interrupt()
             shown.wait_for("Cancel? [y/N]:")
             shown.interrupt()
-            while not shown.shows("goes on", 2):  # one that comes before Python waits for the answer is not heard
+            while not shown.shows("goes on", 8):  # one that comes before Python waits for the answer is not heard
                 shown.interrupt()
             assert shown.finish() == 130
         key = re.search(rf"goes on: dragon follow ({KEY})", shown.plain)
@@ -284,7 +288,7 @@ class TestCtrlC:
 
     async def test_it_can_cancel_without_a_question(self, system: System, client: Client) -> None:
         with terminal(system.url, "run", "countdown", "from=500", "delay=0.1", "--cancel-on-interrupt") as shown:
-            shown.wait_for("1 %")
+            shown.wait_for(" %")
             shown.interrupt()
             assert shown.finish() == 130
         key = re.search(rf"dragon: cancelled: ({KEY})", shown.plain)

@@ -79,28 +79,33 @@ async def test_a_failed_task_is_an_exception_with_its_status(
 
 async def test_a_stream_gives_the_first_statuses_and_every_change(make: Make) -> None:
     async with make() as both:
-        statuses = await both.all("stream", ["hello", ("test.progress", {"steps": 3, "delay": 0.05}), "helo"])
+        statuses = await both.all("stream", ["hello", ("test.progress", {"steps": 3, "delay": 0.5}), "helo"])
         first = statuses[:3]
         keys = [status.key for status in first]
         assert [status.status for status in first] == ["queued", "queued", "error"]
         ends = assert_followed(statuses, keys)
         assert [ends[key].result for key in keys[:2]] == ["Hello World", "done"]
         told = [status.progress for status in statuses if status.key == keys[1] and "progress" in status.raw]
-        assert told[:3] == [None, {"step": 0}, {"step": 1}]
-        assert all(progress == {"step": 2} for progress in told[3:])
+        # In their order, and not all of them: a server that had no turn for a while has the newest only.
+        steps: list[Any] = [None, {"step": 0}, {"step": 1}, {"step": 2}]
+        places = [steps.index(progress) for progress in told]
+        assert places == sorted(places)
+        assert (len(set(places)) > 1, places[-1]) == (True, 3)
         again = await both.all("follow", [*keys, keys[0]])
         assert [status.raw for status in again] == [ends[key].raw for key in keys]
         assert [one.raw for one in await both.all("follow", first[0])] == [ends[keys[0]].raw]
 
 
-async def test_created_tasks_are_looked_at_followed_and_waited_for(make: Make) -> None:
+async def test_created_tasks_are_looked_at_followed_and_waited_for(make: Make, tmp_path: Path) -> None:
     async with make() as both:
-        created = await both.call("create", [{"task_name": "test.async_sleep", "seconds": 0.3}, "hello"])
+        waiting = {"task_name": "test.async_say", "texts": [], "gate": str(tmp_path / "gate")}
+        created = await both.call("create", [waiting, "hello"])
         assert [(status.status, status.final) for status in created] == [("queued", False)] * 2
         early = await both.call("status", created, block=True, timeout=0.01)
         assert early[0].status in ("queued", "executing")
+        (tmp_path / "gate").touch()
         slow, quick = await both.call("status", [status.key for status in created], block=True)
-        assert (slow.result, quick.result) == (0.3, "Hello World")
+        assert (slow.result, quick.result) == (1, "Hello World")
         detailed = (await both.call("status", quick, details=True))[0]
         assert (detailed.raw["task_name"], detailed.raw["attempt"]) == ("hello", 1)
         doubled = await both.call("status", [quick, UNKNOWN, quick])

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import signal
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -19,6 +21,7 @@ from tests.faults.failpoints import Child, Nursery
 from tests.system import SECRET, eventually
 
 FINAL = ("success", "error")
+_numbers = itertools.count(1)
 _ORDER = {"queued": 0, "executing": 1, "success": 2, "error": 2}
 
 
@@ -40,7 +43,7 @@ class Lane:
 
     async def until_ready(self, child: Child, name: str) -> None:
         ready = {"server": "listening", "worker": "ready"}[name]
-        await eventually(lambda: ready in child.output or not child.is_alive, 30)
+        await eventually(lambda: ready in child.output or not child.is_alive, 60)
         assert ready in child.output, f"{name} did not start:\n{child.output}"
 
     async def worker(self, executors: int = 1) -> Child:
@@ -52,7 +55,7 @@ class Lane:
     async def stopped(self, child: Child, step: str) -> int:
         """Waits until a process has stopped at the step; its pid."""
         try:
-            pid: int = await eventually(lambda: child.stopped_at(step), 20)
+            pid: int = await eventually(lambda: child.stopped_at(step), 60)
         except AssertionError:
             raise AssertionError(f"nothing stopped at {step}:\n{child.output}") from None
         return pid
@@ -62,7 +65,7 @@ class Lane:
         for child in children:
             child.signal(signal.SIGTERM)
         for child in children:
-            await eventually(lambda child=child: not child.is_alive, 20)
+            await eventually(lambda child=child: not child.is_alive, 60)
 
     @contextlib.contextmanager
     def closing(self) -> Iterator[None]:
@@ -79,6 +82,11 @@ class Lane:
         timeout = aiohttp.ClientTimeout(total=60)
         async with aiohttp.ClientSession(url, headers=SECRET, timeout=timeout) as session:
             yield session
+
+    def gate(self) -> Path:
+        """The path of a new file that tasks wait for; `touch` it."""
+        self.config.data_dir.mkdir(parents=True, exist_ok=True)
+        return self.config.data_dir / f"gate-{next(_numbers)}"
 
     def tasks(self) -> set[str]:
         """The keys of all tasks that Redis has."""
@@ -120,7 +128,7 @@ class Stream:
 
     async def head(self) -> list[str]:
         """The keys, when the first line is there."""
-        await eventually(lambda: self.lines or self._reading.done(), 15)
+        await eventually(lambda: self.lines or self._reading.done(), 45)
         assert self.lines, await self._reading
         return self.keys
 

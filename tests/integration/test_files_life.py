@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import redis
 
 from dragon.store import names
@@ -17,7 +18,8 @@ OwnSystem = Callable[..., System]
 
 
 async def test_file_and_status_go_together_when_their_life_is_over(own_system: OwnSystem) -> None:
-    system = own_system(files__life=2, files__sweep_interval=0.2)
+    # Long enough for the looks before its end, whatever else the machine has to do.
+    system = own_system(files__life=8, files__sweep_interval=0.2)
     system.start_server()
     system.start_worker()
     async with system.client() as client:
@@ -27,7 +29,7 @@ async def test_file_and_status_go_together_when_their_life_is_over(own_system: O
             assert (response.status, len(await response.text())) == (200, 500)
         with redis.Redis.from_url(system.config.redis.url) as connection:
             assert connection.hget(names.ACCOUNT + "demo", "bytes") == b"500"
-            await eventually(lambda: _status_is_unknown(client, status["key"]))
+            await eventually(lambda: _status_is_unknown(client, status["key"]), 30)
             assert connection.hget(names.ACCOUNT + "demo", "bytes") == b"0"
             left = [key for key in connection.scan_iter() if status["key"].encode() in key]
         assert left == []
@@ -47,7 +49,7 @@ async def test_a_status_without_files_goes_when_its_life_is_over(own_system: Own
     system.start_worker()
     async with system.client() as client:
         key = (await client.run("hello"))["key"]
-        await eventually(lambda: _status_is_unknown(client, key))
+        await eventually(lambda: _status_is_unknown(client, key), 20)
 
 
 async def test_a_refused_worker_removes_the_files_that_it_had_stored(own_system: OwnSystem, tmp_path: Path) -> None:
@@ -55,12 +57,14 @@ async def test_a_refused_worker_removes_the_files_that_it_had_stored(own_system:
     system.start_server()
     system.start_worker()
     async with system.client() as client:
-        key = (await client.create({"task_name": "test.file", "seconds": 1}))[0]["key"]
+        gate = tmp_path / "gate"
+        key = (await client.create({"task_name": "test.gated_file", "gate": str(gate)}))[0]["key"]
         await client.wait_for_status(key, "executing")
         with redis.Redis.from_url(system.config.redis.url) as connection:
             state = State.read(connection.hget(names.TASK + key, "state"))
             # As if another worker had it by now.
             connection.hset(names.TASK + key, "state", state._replace(attempt=state.attempt + 1).field())
+        gate.with_suffix(".1").touch()
         log = system.processes[1]
         await eventually(lambda: f"{key} refused" in log.output)
         await eventually(lambda: not list((system.config.data_dir / "files").rglob("output.txt")))
@@ -72,13 +76,14 @@ async def test_the_declared_output_that_a_task_forgot_is_an_error(client: Client
     assert "did not write its output file 'output'" in status["result"]
 
 
+@pytest.mark.timeout(180)
 async def test_a_thousand_mixed_tasks_stream_to_their_ends(client: Client, system: System) -> None:
     picture = f"{system.url}/static/sample.jpg"
     definitions = [{"task_name": "hello", "name": str(index)} for index in range(900)]
     for width in range(100):
         thumb = {"task_name": "image.thumb", "url": picture, "width": 40 + width}
         definitions.insert(9 * width, thumb if width % 5 else {"task_name": "image.info", "url": picture})
-    lines = await asyncio.wait_for(client.stream(*definitions), 55)
+    lines = await asyncio.wait_for(client.stream(*definitions), 150)
     finals = [line for line in lines[1:] if line["status"] in ("success", "error")]
     assert len(finals) == 1000
     by_key = {line["key"]: line for line in finals}

@@ -72,7 +72,7 @@ async def test_rq_info_shows_the_queues_and_the_workers(own_system: OwnSystem) -
         assert "default      | 3, 0 executing" in before.replace("█", "").replace("  |  ", " | ") or "default" in before
         assert "4 jobs total" in before
         system.start_worker("--queues", "default")
-        await eventually(lambda: "3 finished" in rq_info(system))
+        await eventually(lambda: "3 finished" in rq_info(system), 60)
         after = await asyncio.to_thread(rq_info, system)
     assert "1 workers" in after
     assert "1 jobs total" in after
@@ -121,7 +121,7 @@ async def test_rqs_own_worker_empties_the_same_queue_with_the_same_statuses(
         keys = [status["key"] for status in await client.create(*definitions)]
         worker = start_rq_worker(system, "default")
         by_rq = await client.status(*keys, block=True, timeout=120)
-        lines = await client.stream({"task_name": "test.progress", "steps": 2, "delay": 0.2})
+        lines = await client.stream({"task_name": "test.progress", "steps": 2, "delay": 1})
         url = by_rq[5]["result"]["output"]
         async with client.session.get(url) as response:
             assert await response.text() == "by RQ"
@@ -144,9 +144,11 @@ async def test_rqs_own_worker_empties_the_same_queue_with_the_same_statuses(
     for one in (by_rq, by_dragon):
         one[5]["result"] = "a URL"
     assert [without_dates(status) for status in by_rq] == [without_dates(status) for status in by_dragon]
-    progress = [line.get("progress", "none") for line in lines[1:-1]]
-    assert progress[-3:] == [None, {"step": 0}, {"step": 1}]
-    assert progress[:-3] in (["none"], [])  # a start that the first progress overtook: a follower has the newest
+    # In their order, and not all of them: a follower has the newest, when it had no turn for a while.
+    told = ["none", None, {"step": 0}, {"step": 1}]
+    places = [told.index(line.get("progress", "none")) for line in lines[1:-1]]
+    assert places == sorted(set(places))
+    assert set(places) & {2, 3}, "progress is told while the task runs"
 
 
 async def test_rqs_own_worker_comes_to_the_tasks_of_every_account(own_system: OwnSystem, tmp_path: Path) -> None:
@@ -186,12 +188,12 @@ async def test_a_task_whose_rq_work_horse_is_killed_is_handed_on(own_system: Own
         definition = {"task_name": "test.count_starts", "path": str(marks), "seconds": 2}
         key = (await client.create(definition))[0]["key"]
         rq_worker = start_rq_worker(system, "default")
-        await eventually(marks.exists, 20)
+        await eventually(marks.exists, 60)
         rq_worker.kill()
         horses = subprocess.run(["pkill", "-9", "-f", f"{RQ} worker.*{system.config.redis.url}"], check=False)
         assert horses.returncode in (0, 1)
         system.start_worker("--executors", "1")
-        status = await client.wait_for_status(key, "success", 20)
+        status = await client.wait_for_status(key, "success", 60)
         assert status["result"] >= 2
 
 
@@ -222,7 +224,7 @@ async def test_a_suspended_rq_suspends_dragons_worker_too(own_system: OwnSystem)
         waited = (await client.status(key, block=True, timeout=1))[0]
         assert waited["status"] == "queued"
         subprocess.run([RQ, "resume", "-u", system.config.redis.url], check=True, capture_output=True, timeout=30)
-        assert (await client.status(key, block=True, timeout=5))[0]["status"] == "success"
+        assert (await client.status(key, block=True, timeout=20))[0]["status"] == "success"
 
 
 async def test_rqs_shutdown_command_ends_dragons_worker(own_system: OwnSystem) -> None:
@@ -234,7 +236,9 @@ async def test_rqs_shutdown_command_ends_dragons_worker(own_system: OwnSystem) -
     with redis.Redis.from_url(system.config.redis.url) as connection:
         found = Worker.all(connection=connection)
         assert len(found) == 1
-        await eventually(lambda: send_shutdown_command(connection, found[0].name) or worker.popen.poll() is not None)
+        await eventually(
+            lambda: send_shutdown_command(connection, found[0].name) or worker.popen.poll() is not None, 20
+        )
         assert worker.popen.returncode == 0
         assert Worker.all(connection=connection) == []
 

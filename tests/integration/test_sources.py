@@ -86,8 +86,9 @@ async def sources() -> AsyncIterator[str]:
 
 @pytest.fixture
 def impatient(own_system: OwnSystem) -> Iterator[System]:
+    # The sources are of this process: neither it nor an executor may stand still for so long on a busy machine.
     system = own_system(
-        fetch__allow=("127.0.0.0/8",), fetch__timeout=2, fetch__idle_timeout=1, fetch__max_bytes=1_000_000
+        fetch__allow=("127.0.0.0/8",), fetch__timeout=7, fetch__idle_timeout=5, fetch__max_bytes=1_000_000
     )
     system.start_server()
     system.start_worker("--executors", "2")
@@ -102,8 +103,8 @@ async def test_every_bad_source_ends_in_an_error_that_says_what_was_wrong(impati
         "/empty": "is not a valid image file",
         "/bomb.png": "100000000",  # the limit that it is over
         "/endless": "cannot be fetched: it is larger than 1000000 bytes",
-        "/stalled": "cannot be fetched: the server sent nothing for 1 seconds",
-        "/trickle": "cannot be fetched: it took longer than 2 seconds",
+        "/stalled": "cannot be fetched: the server sent nothing for 5 seconds",
+        "/trickle": "cannot be fetched: it took longer than 7 seconds",
     }
     async with impatient.client() as client:
         definitions = [{"task_name": "image.thumb", "url": sources + path, "width": 50} for path in wanted]

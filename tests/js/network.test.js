@@ -4,7 +4,7 @@ import test from "node:test";
 import { Dragon } from "../../dragon/server/js/dragon.js";
 import { faultsOf, throughABadNetwork } from "./scenario.js";
 
-const { DIRECT, CUTTING, BUFFERING, MARKS } = process.env;
+const { DIRECT, CUTTING, CUTS, BUFFERING, MARKS } = process.env; // CUTS: so many requests at least are cut
 const secret = "123456";
 const heartbeat = 1.5; // a stream without its first byte for so long is polled; more than a busy machine needs to answer
 const direct = new Dragon({ url: DIRECT, secret });
@@ -16,7 +16,7 @@ test("a proxy that cuts anywhere loses nothing, and doubles nothing", { skip: !C
   assert.deepEqual(texts, Array.from({ length: 40 }, (_, i) => `Ünïcödé 🐉 ${i} ${"ж".repeat(100)}`));
   assert.deepEqual(faultsOf(seen), []);
   assert.equal(seen.length, 40 + 3 + marks + 1);
-  assert.ok(repetitions > 1, `${repetitions} repetitions: the proxy cut too little`);
+  assert.ok(repetitions >= Number(CUTS), `${repetitions} repetitions: the proxy cut too little`);
   const finals = seen.map((statuses) => statuses.at(-1));
   assert.deepEqual(finals, await direct.status(finals.map((status) => status.key)));
   console.log(`${repetitions} repetitions`);
@@ -29,7 +29,7 @@ test("behind a proxy that buffers, statuses are polled while the tasks run", { s
   assert.equal(result.length, 20);
   assert.deepEqual(faultsOf([seen]), []);
   const progress = new Set(seen.map((status) => status.progress));
-  assert.ok(progress.size > 4, `${[...progress]}`);
+  assert.ok(progress.size > 2, `${[...progress]}`);
 });
 
 test("behind a proxy that buffers nothing is lost, and nothing doubled", { skip: !BUFFERING }, async () => {
@@ -39,7 +39,7 @@ test("behind a proxy that buffers nothing is lost, and nothing doubled", { skip:
 });
 
 test("follow polls too", { skip: !BUFFERING }, async () => {
-  const [{ key }] = await direct.create({ task_name: "countdown", from: 10, delay: 0.5 });
+  const [{ key }] = await direct.create({ task_name: "countdown", from: 16, delay: 0.5 });
   const dragon = new Dragon({ url: BUFFERING, heartbeat });
   const seen = [];
   for await (const status of dragon.follow(key)) seen.push(status);

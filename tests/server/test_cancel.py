@@ -34,7 +34,7 @@ async def test_an_executing_task_is_ended_and_not_waited_for(client: Client, nam
     key = await started(client, name)
     began = time.monotonic()
     answer = await cancel(client, key)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20, "the task takes 50 seconds"
     assert (answer.status, normalised(answer.json)) == (200, ended("error", "cancelled") | {"progress": "asleep"})
     assert await client.status(key, block=True) == [answer.json]
     assert (await client.run("hello"))["result"] == "Hello World"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -79,15 +80,25 @@ async def test_a_block_with_timeout_zero_answers_at_once(client: Client) -> None
     assert (status, normalised(body)) == (200, [queued()])
 
 
-async def test_white_space_goes_out_while_a_block_waits(impatient: System) -> None:
-    async with impatient.client() as client:
-        body = {"tasks": {"task_name": "test.async_sleep", "seconds": 1.0}, "block": True}
-        answer = await ask(client.session, "POST", "/v1/create", body, SECRET)
-        assert answer.status == 200
-        assert answer.headers["Content-Type"] == "application/json"
-        spaces = len(answer.body) - len(answer.body.lstrip(b" "))
-        assert 2 <= spaces <= 6
-        assert normalised(answer.json) == [ended("success", 1.0) | {"progress": "asleep"}]
+async def test_white_space_goes_out_while_a_block_waits(impatient: System, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    task = {"task_name": "test.async_say", "texts": [], "gate": str(gate)}
+    body = orjson.dumps({"tasks": task, "block": True})
+    began = time.monotonic()
+    async with (
+        impatient.client() as client,
+        client.session.post("/v1/create", data=body, headers=SECRET) as response,
+    ):
+        assert response.status == 200
+        assert response.headers["Content-Type"] == "application/json"
+        async with asyncio.timeout(20):
+            spaces = await response.content.readexactly(2)
+            gate.touch()
+            data = spaces + await response.content.read()
+    assert spaces == b"  "
+    beats = (time.monotonic() - began) / impatient.config.server.heartbeat
+    assert len(data) - len(data.lstrip(b" ")) <= beats
+    assert normalised(orjson.loads(data)) == [ended("success", 1)]
 
 
 async def test_one_bad_task_does_not_stop_the_good_ones(client: Client) -> None:

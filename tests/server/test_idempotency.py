@@ -92,7 +92,8 @@ async def test_a_client_that_was_cut_off_continues_with_the_same_tasks(system: S
     again = await post(client, key, {"task_name": "test.async_sleep", "seconds": 1}, "/v1/create_stream")
     lines = [orjson.loads(line) for line in again.body.splitlines()]
     assert lines[0][0]["key"] == first[0]["key"]
-    assert normalised(lines[-1]) == ended("success", 1.0) | {"progress": "asleep"}
+    last = lines[-1] if len(lines) > 1 else lines[0][0]  # it may have ended meanwhile
+    assert normalised(last) == ended("success", 1.0) | {"progress": "asleep"}
 
 
 async def test_no_key_or_an_empty_one_makes_new_tasks(client: Client) -> None:

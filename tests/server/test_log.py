@@ -126,13 +126,13 @@ async def test_of_a_flood_the_newest_lines_are_there_and_the_status_is_not_kept_
     final = (await client.status(flooding, block=True))[0]
     assert final["status"] == "success"
     texts = await texts_of(client, flooding)
-    assert texts[-KEPT:] == [str(number) for number in range(100_000 - KEPT, 100_000)]
+    assert texts[-KEPT:] == [str(number) for number in range(20_000 - KEPT, 20_000)]
     assert len(texts) <= 1000
     found = [re.fullmatch(r"… (\d+) lines? (?:was|were) dropped: too many at once", text) for text in texts]
     dropped = sum(int(match[1]) for match in found if match)
-    assert dropped > 90_000
+    assert dropped > 15_000
     assert texts[:BURST] == [str(number) for number in range(BURST)]
-    assert dropped + sum(match is None for match in found) == 100_000, "each line is there, or counted"
+    assert dropped + sum(match is None for match in found) == 20_000, "each line is there, or counted"
 
 
 async def test_a_copy_of_a_task_prints_into_the_workers_log(client: Client, system: System) -> None:
@@ -233,7 +233,7 @@ async def test_a_follower_has_a_place_and_gives_it_back_when_it_leaves(own_syste
                 assert answer.status == 503
         assert await texts_of(client, key) == ["one"], "which holds no place"
         stream.answer.close()  # it says nothing meanwhile: that its reader left must be noticed without
-        await eventually(lambda: is_free(client, key), 5)
+        await eventually(lambda: is_free(client, key), 20)
         gate.touch()
         assert (await client.status(key))[0]["status"] in ("executing", "success")
     await assert_sound(system.config)
@@ -402,7 +402,7 @@ async def test_a_follower_holds_no_lines(store: Redis, feed: Feed) -> None:
     await eventually(lambda: follower.listener.seen[task.key] > 5)
     assert follower.listener._pending == {}
     count = 0
-    while lines := await follower.take(0.01):
+    while count < 500 and (lines := await follower.take(5)):
         assert len(lines) <= 20
         count += len(lines)
-    assert count == 500
+    assert (count, await follower.take(0.01)) == (500, [])

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import Any
 
 import orjson
-import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from dragon.auth import hash_key
@@ -182,9 +181,11 @@ async def test_a_client_that_leaves_in_the_middle_is_counted_as_gone(own_system:
     system.start_server()
     async with system.client() as client:
         key = (await client.create({"task_name": "hello"}))[0]["key"]
-        with pytest.raises(asyncio.TimeoutError):
-            async with asyncio.timeout(0.5), client.session.get(f"/v1/status?tasks={key}&block=true") as answer:
-                await answer.read()
+        leaving = asyncio.create_task(ask(client.session, "GET", f"/v1/status?tasks={key}&block=true"))
+        await until(client, {("dragon_streams",): 1})
+        await asyncio.sleep(0.4)
+        leaving.cancel()
+        await asyncio.gather(leaving, return_exceptions=True)
         found = await until(client, {("dragon_http_requests_total", "GET", "/v1/status", "left"): 1})
     assert found["dragon_http_request_seconds_total", "GET", "/v1/status", "left"] > 0.3
 
@@ -193,7 +194,7 @@ async def test_without_redis_the_processes_own_numbers_still_come_and_in_time(
     store: EmbeddedRedis,  # noqa: F811
     own_system: OwnSystem,
 ) -> None:
-    system = own_system(redis__url=store.url, redis__timeout=20.0)
+    system = own_system(redis__url=store.url, redis__timeout=60.0)
     system.start_server()
     async with system.client() as client:
         await until(client, {("dragon_redis_up",): 1, ("dragon_queue_tasks", "default"): 0})
@@ -201,7 +202,7 @@ async def test_without_redis_the_processes_own_numbers_still_come_and_in_time(
         try:
             began = time.monotonic()
             found = await until(client, {("dragon_redis_up",): 0})
-            assert time.monotonic() - began < 6
+            assert time.monotonic() - began < 15, "long before Redis is given up"
             assert found["dragon_connections",] == 1
             assert ("dragon_queue_tasks", "default") not in found
         finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -50,36 +51,40 @@ async def test_a_paused_queue_waits_without_a_spinning_worker_and_goes_on_at_onc
         keys = [status["key"] for status in await client.create(*[{"task_name": "test.low"}] * 3)]
         assert (await client.run("hello"))["status"] == "success", "other queues go on"
         with redis.Redis.from_url(redis_url) as store:
-            before = blocking_calls(store)
+            before, began = blocking_calls(store), time.monotonic()
             await asyncio.sleep(1.2)  # two looks at what is paused
-            assert blocking_calls(store) - before < 10, "a list with something in it ends each wait at once"
+            calls = blocking_calls(store) - before
+            most = 8 * (time.monotonic() - began)  # one that spins makes hundreds a second
+            assert calls < most, "a list with something in it ends each wait at once"
         found = (await overview(client))["low"]
         assert (found["waiting"], found["paused"]) == (3, True)
         assert {status["status"] for status in await client.status(*keys)} == {"queued"}
         assert (await detail(client, keys[0]))["waiting_for"] == "the queue 'low' is paused"
         answer = await act(client, "low", "resume")
         assert answer.json == {"queue": "low", "paused": False, "cleared": 0}
-        statuses = await client.status(*keys, block=True, timeout=10)
+        statuses = await client.status(*keys, block=True, timeout=20)
         assert {status["status"] for status in statuses} == {"success"}
     await assert_sound(system.config)
 
 
-async def test_a_pause_outlives_the_worker_and_what_runs_goes_on(own_system: Systems) -> None:
+async def test_a_pause_outlives_the_worker_and_what_runs_goes_on(own_system: Systems, tmp_path: Path) -> None:
     system = own_system()
     system.start_server()
     worker = system.start_worker("--executors", "1")
     async with system.client() as client:
-        running = (await client.create({"task_name": "test.sleep", "seconds": 1}))[0]["key"]
+        gated = {"task_name": "test.gated_file", "gate": str(tmp_path / "gate")}
+        running = (await client.create(gated))[0]["key"]
         await client.wait_for_status(running, "executing")
         await act(client, "default", "pause")
         waiting = (await client.create({"task_name": "hello"}))[0]["key"]
+        (tmp_path / "gate.1").touch()
         assert (await client.status(running, block=True))[0]["status"] == "success"
         assert await asyncio.to_thread(worker.terminate) == 0
         system.start_worker("--executors", "1")
         assert (await client.run("test.low"))["status"] == "success"
         assert (await client.status(waiting))[0]["status"] == "queued"
         await act(client, "default", "resume")
-        assert (await client.status(waiting, block=True, timeout=10))[0]["status"] == "success"
+        assert (await client.status(waiting, block=True, timeout=20))[0]["status"] == "success"
 
 
 async def test_clearing_cancels_what_waits_in_every_lane_and_streams_hear_it(

@@ -47,13 +47,17 @@ async def test_every_answer_has_the_id_of_its_request(client: Client, what: str)
     assert len(set(made)) == 2
 
 
-async def test_a_stream_that_waits_has_the_id_too(impatient: System) -> None:
-    body = b'{"tasks": {"task_name": "test.sleep", "seconds": 0.5}, "block": true}'
+async def test_a_stream_that_waits_has_the_id_too(impatient: System, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    body = orjson.dumps({"tasks": {"task_name": "test.say", "texts": [], "gate": str(gate)}, "block": True})
     async with impatient.client() as client:
         headers = SECRET | {"X-Request-Id": "waits"}
         async with client.session.post("/v1/create", data=body, headers=headers) as answer:
             assert answer.headers["X-Request-Id"] == "waits"
-            assert (await answer.read()).startswith(b" ")
+            assert await answer.content.readexactly(1) == b" "
+            gate.touch()
+            (status,) = orjson.loads(await answer.read())
+            assert status["status"] == "success"
 
 
 def events_of(path: Path) -> list[dict[str, Any]]:
@@ -92,7 +96,7 @@ async def test_the_log_as_json_has_the_key_and_the_request_of_each_event(own_sys
 
 
 async def test_what_a_connection_says_is_no_requests(own_system: OwnSystem) -> None:
-    system = own_system(redis__timeout=0.3)
+    system = own_system()
     server = system.start_server()
     import redis
 

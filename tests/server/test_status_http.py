@@ -67,7 +67,8 @@ async def test_a_block_that_times_out_answers_with_the_present_statuses(client: 
 async def test_white_space_goes_out_while_a_block_waits(impatient: System) -> None:
     async with impatient.client() as client:
         key = (await client.create({"task_name": "test.async_sleep", "seconds": 30}))[0]["key"]
-        answer = await ask(client.session, "GET", f"/v1/status?tasks={key}&block=1&timeout=0.9")
+        await client.wait_for_status(key, "executing")
+        answer = await ask(client.session, "GET", f"/v1/status?tasks={key}&block=1&timeout=4")
         assert answer.status == 200
         assert answer.body.startswith(b"  ")
         assert answer.json[0]["status"] == "executing"

@@ -34,13 +34,6 @@ async def is_measured(client: Client, name: str) -> bool:
     return any(sample["success"] for sample in answer.json["samples"])
 
 
-async def start_sleeping(client: Client, count: int, seconds: float) -> list[str]:
-    """Tasks of which the first runs and the others wait."""
-    keys = [status["key"] for status in await client.create(*[{"task_name": "test.sleep", "seconds": seconds}] * count)]
-    await client.wait_for_status(keys[0], "executing")
-    return keys
-
-
 async def test_a_stream_tells_the_place_of_a_task_while_it_waits(own_system: OwnSystem, tmp_path: Path) -> None:
     system = own_system(server__position_interval=0.1)
     system.start_server()
@@ -90,16 +83,22 @@ async def test_server_sent_events_and_streams_of_existing_tasks_tell_it_too(
     assert lines[-1]["status"] == "success"
 
 
-async def test_an_interval_of_zero_turns_it_off_in_streams(own_system: OwnSystem) -> None:
+async def test_an_interval_of_zero_turns_it_off_in_streams(own_system: OwnSystem, tmp_path: Path) -> None:
     system = own_system(server__position_interval=0)
     system.start_server()
     system.start_worker("--executors", "1")
     async with system.client() as client:
-        await start_sleeping(client, 1, 2.5)
-        following = asyncio.create_task(client.stream({"task_name": "hello"}))
-        _, second = await client.create({"task_name": "hello"}, {"task_name": "hello"})
-        assert (await client.status(second["key"], details=True))[0]["position"] >= 2, "details tell it all the same"
-        _, *lines = await following
+        gate = tmp_path / "gate"
+        await client.create({"task_name": "test.gated_file", "gate": str(gate)})
+        body = orjson.dumps({"tasks": {"task_name": "hello"}})
+        async with client.session.post("/v1/create_stream", data=body, headers=SECRET) as response:
+            await response.content.readline()
+            _, second = await client.create({"task_name": "hello"}, {"task_name": "hello"})
+            found = await client.status(second["key"], details=True)
+            assert found[0]["position"] >= 2, "details tell it all the same"
+            await asyncio.sleep(2.5)  # more than two of the usual intervals
+            gate.with_suffix(".1").touch()
+            lines = [orjson.loads(text) async for text in response.content]
         assert lines[-1]["status"] == "success"
         assert not any("position" in line for line in lines)
 

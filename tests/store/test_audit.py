@@ -669,8 +669,8 @@ async def test_only_what_two_looks_find_unchanged_is_a_finding(house: House) -> 
     await house.redis.command("LREM", "rq:queue:default", 0, house.keys["waiting"])
     await house.redis.command("HINCRBY", names.ACCOUNT + "a", "queued", 1)
     await house.redis.command("HSET", names.TASK + house.keys["reserved"], "status", "x", "line", "none")
-    looking = asyncio.create_task(house.audit(0.5))
-    await asyncio.sleep(0.25)
+    looking = asyncio.create_task(house.audit(4))
+    await asyncio.sleep(2)  # between its looks, which take a few milliseconds
     await house.redis.command("RPUSH", "rq:queue:default", house.keys["waiting"])
     fields = await house.redis.command("HGET", names.TASK + house.keys["reserved"], "state")
     state = tasks.State.read(fields)

@@ -151,7 +151,7 @@ async def test_only_the_newest_lines_are_kept_and_numbers_go_on(redis: Redis) ->
 async def test_a_log_lives_longer_than_its_task_and_not_for_ever(redis: Redis) -> None:
     task = await taken(redis)
     await append(redis, Writer().lines(task, "a"))
-    assert await redis.command("TTL", names.LOG + task.key) == 61 + LIFE + MARGIN
+    assert 0 <= 61 + LIFE + MARGIN - await redis.command("TTL", names.LOG + task.key) < 10
     await end(redis, task)
     log_life, life = await asyncio.gather(*(redis.command("TTL", n + task.key) for n in (names.LOG, names.TASK)))
     assert 0 < life < log_life

@@ -73,7 +73,7 @@ async def test_a_creation_that_is_sent_twice_creates_and_counts_once(redis: Redi
 
 async def test_a_redis_that_hung_does_not_create_what_was_answered_with_503(tmp_path: Path) -> None:
     with EmbeddedRedis(find_server(Config()), tmp_path / "data", tmp_path / "sock", durable=False) as server:
-        impatient, patient = Redis(server.url, 0.3), Redis(server.url, 10)
+        impatient, patient = Redis(server.url, 2), Redis(server.url, 20)
         (first,) = await create(impatient, new_task())  # now both the clock and the script are known
         assert await patient.command("PING") == b"PONG"
         os.kill(server.process.pid, signal.SIGSTOP)

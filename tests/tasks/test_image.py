@@ -132,6 +132,7 @@ maybe_sides = st.none() | sides
 
 @example((1, 20_000), None, 1)
 @example((20_000, 1), 1, None)
+@settings(deadline=None)
 @given(pairs, maybe_sides, maybe_sides)
 def test_a_fitted_picture_never_exceeds_the_box_nor_itself_and_never_vanishes(
     source: tuple[int, int], width: int | None, height: int | None
@@ -142,6 +143,7 @@ def test_a_fitted_picture_never_exceeds_the_box_nor_itself_and_never_vanishes(
     assert placement.box == (0, 0, *source)
 
 
+@settings(deadline=None)
 @given(pairs, maybe_sides, maybe_sides)
 def test_a_fitted_picture_touches_the_box_or_keeps_its_size(
     source: tuple[int, int], width: int | None, height: int | None
@@ -150,6 +152,7 @@ def test_a_fitted_picture_touches_the_box_or_keeps_its_size(
     assert size == source or size[0] == width or size[1] == height
 
 
+@settings(deadline=None)
 @given(pairs, maybe_sides, maybe_sides)
 def test_a_fitted_picture_keeps_its_shape_to_half_a_pixel(
     source: tuple[int, int], width: int | None, height: int | None
@@ -162,6 +165,7 @@ def test_a_fitted_picture_keeps_its_shape_to_half_a_pixel(
         assert abs(size[0] / source[0] - size[1] / source[1]) <= 0.5 / source[0] + 0.5 / source[1]
 
 
+@settings(deadline=None)
 @given(pairs, pairs)
 def test_a_crop_is_exactly_as_asked_and_shows_a_centred_region_of_the_same_shape(
     source: tuple[int, int], box: tuple[int, int]

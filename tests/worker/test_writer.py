@@ -19,7 +19,7 @@ from dragon.worker.writer import Writer
 
 async def test_progress_that_follows_a_start_is_not_put_in_front_of_it(redis_url: str) -> None:
     """As when a task crashes and starts again here while its first progress still waits to be written."""
-    redis = Redis(redis_url, 5)
+    redis = Redis(redis_url, 20)
     status = Status(QUEUED, new_key(), timestamp())
     new = NewTask(status.key, status.line(), False, "hello", b"{}", b"", "default", 3, 60, "")
     await tasks.create(redis, "a", [new], Usage(), life=100)
@@ -33,7 +33,7 @@ async def test_progress_that_follows_a_start_is_not_put_in_front_of_it(redis_url
     writer.write_start(start)
     writer.write_progress(second)
     running = asyncio.create_task(writer.run())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(45):
         await writer.idle.wait()
     running.cancel()
     (found,) = await tasks.follow(redis, "", {status.key: 0})
@@ -58,7 +58,7 @@ class Meddled(Redis):
     """A Redis to which something happens before (`before`) or after (`after`) the run of a script, once each."""
 
     def __init__(self, url: str) -> None:
-        super().__init__(url, 5)
+        super().__init__(url, 20)
         self.before: dict[str, Any] = {}
         self.after: dict[str, Any] = {}
 
@@ -81,7 +81,7 @@ def raising(error: Exception) -> Any:
 async def texts_after(redis: Meddled, task: Reserved, writer: Writer) -> list[str]:
     """The log when everything was written."""
     running = asyncio.create_task(writer.run())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(45):
         await writer.idle.wait()
     running.cancel()
     page = await logs.read_log(redis, task.key)
@@ -149,7 +149,7 @@ async def test_lines_of_a_late_worker_are_refused(redis_url: str, caplog: pytest
     writer = Writer(redis, "late", 100, lambda: None)
     writer.write_log(task.key, 1, 60, b"1 one")
     running = asyncio.create_task(writer.run())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(45):
         await writer.idle.wait()
     running.cancel()
     assert f"{task.key} log refused attempt=1" in caplog.text
@@ -162,7 +162,7 @@ async def test_a_task_that_goes_back_leaves_none_of_its_lines_behind(redis_url: 
     task, other = await taken(redis), await taken(redis)
     writer = Writer(redis, "w", 100, lambda: None)
     running = asyncio.create_task(writer.run())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(45):
         await writer.log_written()  # there are none
         writer.write_log(task.key, 1, 60, b"1 one")
         redis.before["log"] = lambda: writer.write_log(other.key, 1, 60, b"2 two")
