@@ -34,6 +34,7 @@ _INSIST_PAUSE = 0.1  # seconds until a command that failed is tried again, doubl
 MOST_GATHERED = 16  # commands that wait for the end of the loop's turn
 MOST_TOGETHER = 3000  # arguments of callers that share one run of a script: others wait while it runs
 CLOCK_AGE = 5.0  # seconds after which Redis's clock is looked at again: somebody may have set it
+LAST_LOOK = 0.01  # seconds for reading what has come, before a reply counts as missing
 ALLOWED = 0.9  # share of the timeout for which a script may still begin to run: its reply has to come in time too
 RETRY_AFTER = 2.0  # seconds, told to clients when Redis is away
 REFUSAL_PAUSE = 10.0  # seconds between two lines of the log that say why Redis refuses to write
@@ -296,7 +297,7 @@ class _Wire(asyncio.Protocol):
         self.awaited.extend([(overdue, future) for _, future in trip])
         self._transport.write(b"".join([packed for packed, _ in trip]))
         if self._timer is None:
-            self._timer = self._loop.call_at(overdue, self._check, context=_NOBODY)
+            self._timer = self._loop.call_at(overdue, self._check, False, context=_NOBODY)
 
     def data_received(self, data: bytes) -> None:
         self._reader.feed(data)
@@ -337,15 +338,22 @@ class _Wire(asyncio.Protocol):
             return Unavailable("the task store cannot write now, try again", retry_after=RETRY_AFTER)
         return ResponseError(text)
 
-    def _check(self) -> None:
-        """One timer looks at the oldest reply that is awaited, not one for each."""
+    def _check(self, has_read: bool) -> None:
+        """One timer looks at the oldest reply that is awaited, not one for each.
+
+        `has_read`: what had come by the time that it was overdue has been read since. A process that stood still for
+        long has its timers run before that, by uvloop, and what has come in time is not to be called lost.
+        """
         self._timer = None
-        if self.awaited:
-            overdue = self.awaited[0][0]
-            if overdue <= self._loop.time():
-                self.fail(TimeoutError("no reply"))
-            else:
-                self._timer = self._loop.call_at(overdue, self._check, context=_NOBODY)
+        if not self.awaited:
+            return
+        overdue = self.awaited[0][0]
+        if overdue > self._loop.time():
+            self._timer = self._loop.call_at(overdue, self._check, False, context=_NOBODY)
+        elif has_read:
+            self.fail(TimeoutError("no reply"))
+        else:
+            self._timer = self._loop.call_later(LAST_LOOK, self._check, True, context=_NOBODY)
 
 
 def _settle(future: asyncio.Future[Any], reply: Any) -> None:

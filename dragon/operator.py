@@ -170,7 +170,8 @@ class Operator:
     async def watch_tasks(self, account: Account, filters: Filters, limit: int) -> Watcher[Any]:
         """A watcher of the first page: its lines are a list of rows, and then a row for each that is new or changed.
 
-        The caller has to `leave` it. Full, or Unauthorized, when there may be no more streams.
+        A list again when the page has none of the rows that were told: others may have passed in between. The caller
+        has to `leave` it. Full, or Unauthorized, when there may be no more streams.
         """
         filters = own_filters(account, filters)
         look = _FirstPage(self._redis, lambda: self._page(filters, limit)).look
@@ -489,27 +490,39 @@ class _FirstPage:
         self._page = page
         self._open: set[str] = set()
 
-    async def look(self) -> dict[str, bytes]:
-        """Rows by key, the newest first."""
+    async def look(self) -> _Rows:
         page = await self._page()
         records = {record.key: record for record in page.records}
         missing = [key for key in self._open if key not in records][:MOST_FOLLOWED]
         found = [record for record in await listing.read(self._redis, missing) if record is not None]
+        on_page = frozenset(records)
         records |= {record.key: record for record in found}
         self._open = {key for key, record in records.items() if record.state.phase != "e"}
-        return {key: orjson.dumps(row_of(record)) for key, record in records.items()}
+        return _Rows({key: orjson.dumps(row_of(record)) for key, record in records.items()}, on_page)
 
 
-def _new_rows() -> Callable[[dict[str, bytes]], list[bytes]]:
+class _Rows(NamedTuple):
+    by_key: dict[str, bytes]  # those of the page first, the newest first
+    on_page: frozenset[str]
+
+    def may_have_missed(self, before: _Rows) -> bool:
+        """Whether there may be tasks between this page and the one before: they have none in common."""
+        return bool(before.by_key) and before.by_key.keys().isdisjoint(self.on_page)
+
+
+def _new_rows() -> Callable[[_Rows], list[bytes]]:
     """What of the first pages is to be sent to one watcher."""
-    sent: dict[str, bytes] | None = None
+    sent: _Rows | None = None
 
-    def news(rows: dict[str, bytes]) -> list[bytes]:
+    def news(rows: _Rows) -> list[bytes]:
         nonlocal sent
         before, sent = sent, rows
-        if before is None:
-            return [b"[" + b",".join(rows.values()) + b"]"]
-        return [row for key, row in reversed(rows.items()) if before.get(key) != row]
+        told = {} if before is None else before.by_key
+        changed = {key: row for key, row in rows.by_key.items() if told.get(key) != row}
+        page: list[bytes] = []
+        if before is None or rows.may_have_missed(before):
+            page = [b"[" + b",".join(changed.pop(key) for key in rows.by_key if key in rows.on_page) + b"]"]
+        return page + list(reversed(changed.values()))
 
     return news
 

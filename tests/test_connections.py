@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
 
 import pytest
+import uvloop
 from redis.exceptions import ResponseError
 
 from dragon.connections import Redis, Script
@@ -95,6 +98,36 @@ async def test_a_redis_that_hangs_is_unavailable_in_time_and_well_again_afterwar
             return False
 
     await eventually(answers)
+
+
+class Standstill(asyncio.Protocol):
+    """As a process that gets no time of the machine's for a second, when it has just read something."""
+
+    def data_received(self, data: bytes) -> None:
+        time.sleep(1)
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+def test_a_reply_that_came_in_time_is_read_by_a_process_that_stood_still(
+    redis_url: str, run: Callable[[Coroutine[None, None, None]], None]
+) -> None:
+    async def ask() -> None:
+        redis = Redis(redis_url, 0.5)
+        await redis.command("PING")
+        ours, others = socket.socketpair()
+        transport, _ = await asyncio.get_running_loop().create_connection(Standstill, sock=ours)
+        try:
+            asked = asyncio.ensure_future(redis.command("BLPOP", "empty", "0.1"))
+            while redis._wire is None or not redis._wire.awaited:
+                await asyncio.sleep(0)
+            others.send(b"x")
+            assert await asked is None
+        finally:
+            transport.close()
+            others.close()
+            await redis.close()
+
+    run(ask())
 
 
 async def test_what_is_sent_behind_a_command_that_hangs_is_given_up_with_it(redis: Redis) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -100,7 +101,7 @@ async def test_a_thousand_changes_in_a_moment_are_a_few_frames(serve: Serve, bro
         const count = () => { window.frames_ += 1; requestAnimationFrame(count); };
         count();
         new MutationObserver(() => { window.drawn += 1; }).observe(document.querySelector("table.tasks"),
-            { subtree: true, attributeFilter: ["value", "data-key"] }); }"""
+            { subtree: true, childList: true, attributeFilter: ["value", "data-key"] }); }"""
     )
     for change in range(1000):
         fake.send("/v1/operator/tasks_stream", row(1 + change % 100, "executing", progress=change // 10))
@@ -118,7 +119,18 @@ async def test_what_the_stream_may_have_left_out_is_read_in_pages(serve: Serve, 
     page, _ = await open_dashboard(browser, await serve(fake), "#/tasks")
     await expect(page.locator(".bar p")).to_have_text("30 loaded")
     fake.rows += [row(number) for number in range(30, 1000)]
-    fake.send("/v1/operator/tasks_stream", *fake.rows[-200:])  # a look of the stream has no more places
+    fake.send("/v1/operator/tasks_stream", fake.rows[:-201:-1])  # a look has no more places, and says so with a list
+    await expect(page.locator("tr[data-key]").first).to_have_attribute("data-key", key_of(999))
+    await eventually(lambda: _count(page, page.locator(".bar p"), 1000), 60)
+    await expect(page.locator(".foot")).to_have_text("1,000 tasks, that is all.")
+
+
+async def test_what_came_while_the_stream_was_cut_is_read_in_pages(serve: Serve, browser: Browser) -> None:
+    fake = FakeOperator(rows=[row(number) for number in range(30)])
+    page, _ = await open_dashboard(browser, await serve(fake), "#/tasks")
+    await expect(page.locator(".bar p")).to_have_text("30 loaded")
+    fake.rows += [row(number) for number in range(30, 1000)]
+    fake.cut()
     await expect(page.locator("tr[data-key]").first).to_have_attribute("data-key", key_of(999))
     await eventually(lambda: _count(page, page.locator(".bar p"), 1000), 60)
     await expect(page.locator(".foot")).to_have_text("1,000 tasks, that is all.")
@@ -149,6 +161,42 @@ async def test_a_task_that_leaves_the_state_leaves_the_list(serve: Serve, browse
     fake.send("/v1/operator/tasks_stream", row(2, "executing"))
     await expect(page.locator("tr[data-key]")).to_have_count(1)
     assert await keys_shown(page) == [key_of(1)]
+
+
+BETWEEN = """(act) => new Promise((done) =>
+    addEventListener("hashchange", () => setTimeout(() => { act(); done(); }), { once: true }))"""
+
+
+async def test_a_choice_right_after_filters_were_cleared_brings_none_of_them_back(
+    serve: Serve, browser: Browser
+) -> None:
+    page, _ = await open_dashboard(browser, await serve(FakeOperator()), "#/tasks?name=hello&text=abc")
+    await expect(page.locator("#filter-text")).to_have_value("abc")
+    await page.evaluate(
+        f"""() => {{ const chosen = ({BETWEEN})(() => document.querySelector(".segments button:nth-child(2)").click());
+        document.querySelector("a.clear").click();
+        return chosen; }}"""
+    )
+    await expect(page.locator(".segments [aria-pressed=true]")).to_have_text("Waiting")
+    assert await page.evaluate("location.hash") == "#/tasks?state=waiting"
+    await expect(page.locator("#filter-text")).to_have_value("")
+
+
+async def test_a_letter_that_is_typed_while_a_filter_takes_effect_stays(serve: Serve, browser: Browser) -> None:
+    page, _ = await open_dashboard(browser, await serve(FakeOperator()), "#/tasks")
+    await page.focus("#filter-text")
+    seen = await page.evaluate(
+        f"""() => {{ const field = document.querySelector("#filter-text");
+        const type = (text) => {{ field.value = text; field.dispatchEvent(new Event("input", {{ bubbles: true }})); }};
+        const frame = () => new Promise(requestAnimationFrame);
+        const typed = ({BETWEEN})(() => type("ab"))
+            .then(frame).then(frame).then(() => new Promise((done) => setTimeout(done, 50))).then(() => field.value);
+        type("a");
+        return typed; }}"""
+    )
+    assert seen == "ab"
+    await expect(page).to_have_url(re.compile(r"#/tasks\?text=ab$"))
+    await expect(page.locator("#filter-text")).to_have_value("ab")
 
 
 async def test_the_keyboard_moves_selects_and_opens(serve: Serve, browser: Browser) -> None:

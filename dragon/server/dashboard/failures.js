@@ -83,13 +83,19 @@ function useFailures(span, name) {
     clearTimeout(place.current.timer);
     place.current.stop.abort();
   }, []);
-  useStream(
-    () => ({
-      open: () => ["GET", withQuery("/v1/operator/tasks_stream", { state: "error", name, limit: 1 })],
-      value: (line) => (Array.isArray(line) ? read() : soon()),
-    }),
-    [],
-  );
+  useStream(() => {
+    let next = read; // whenever it was opened, at once
+    return {
+      open: () => {
+        next = read;
+        return ["GET", withQuery("/v1/operator/tasks_stream", { state: "error", name, limit: 1 })];
+      },
+      value: () => {
+        next();
+        next = soon;
+      },
+    };
+  }, []);
   return [state.found, state.error, read];
 }
 

@@ -1,7 +1,7 @@
 // The tasks that a list holds: pages of older ones, and every new or changed one as the stream tells it.
 //
-// The stream tells once a second what is new on its first page. When as many rows are new as it has places, there may have
-// been more: what stands below them is then forgotten, and read again in pages.
+// The stream tells once a second what is new on its first page, and the whole page as a list when nothing of the one before
+// is on it: there may have been more in between. What stands below it is then forgotten, and read again in pages.
 //
 // It is asked without the state, because a task that leaves a state has to leave the list: the state is looked at
 // here. New tasks wait in `held` while the reader is further down, so that nothing moves under the finger.
@@ -12,7 +12,6 @@ import { unix } from "./format.js";
 
 const PAGE = 100; // rows of one call
 const STREAMED = 200; // rows of the stream's first page
-const SAME_LOOK = 500; // ms within which rows of the stream come from one look
 const MOST_LIVE = 2000; // rows that are kept while nobody scrolls: older ones are read again when they are wanted
 const MOST_ROWS = 100_000;
 const PIECES = 20; // calls without a find after which the reader is asked whether to go on
@@ -45,7 +44,7 @@ export class TaskList {
     this.error = "";
     this.stale = false;
     this.gap = false; // between the rows and the held ones there may be others
-    this.look = { at: -Infinity, rows: 0, oldest: "" }; // of the stream: when, how many were new, since when
+    this.opening = false; // the stream's next list is its first
     this.cut = ""; // below this date something may be missing
     this.stopped = new AbortController();
   }
@@ -65,28 +64,18 @@ export class TaskList {
   // --- From the stream ---
 
   open() {
+    this.opening = true;
     return ["GET", withQuery("/v1/operator/tasks_stream", { ...this.filters, state: undefined, limit: STREAMED })];
   }
 
   value(line) {
-    if (!Array.isArray(line)) return this.tell(line);
-    this.look = { at: -Infinity, rows: 0, oldest: "" }; // so that the first row begins one, however young the page is
+    if (!Array.isArray(line)) return this.take(line);
+    const isFirst = this.opening;
+    this.opening = false;
+    const joins = isFirst && (!this.started || line.some((row) => this.known.has(row.key) || this.held.has(row.key)));
+    if (!joins && line.length) this.cut = line.map((row) => row.queued).sort()[0];
     for (const row of line) this.take(row);
-    return this.refresh();
-  }
-
-  /** A row that is new or has changed since the look before. */
-  tell(row) {
-    if (!this.known.has(row.key) && !this.held.has(row.key)) this.count(row);
-    this.take(row);
-  }
-
-  count(row) {
-    const now = performance.now();
-    if (now - this.look.at > SAME_LOOK) this.look = { at: now, rows: 0, oldest: row.queued };
-    this.look.rows += 1;
-    if (row.queued < this.look.oldest) this.look.oldest = row.queued;
-    if (this.look.rows >= STREAMED) this.cut = this.look.oldest;
+    return isFirst ? this.refresh() : undefined;
   }
 
   /** One row of the stream. */

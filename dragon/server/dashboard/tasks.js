@@ -33,19 +33,34 @@ export function Tasks({ route, account }) {
 
 // --- Filters ----------------------------------------------------------------------------------------------------------
 
-function Filters({ filters, account }) {
-  const [draft, setDraft] = useState(filters);
-  const [more, setMore] = useState(Boolean(filters.since || filters.until || filters.account));
-  const timer = useRef(0);
+/** What stands in the fields, which the address follows, and a function that sets one of them.
+ *
+ * Letters may come between two drawings: they are added to what was typed last, not to what was drawn. An address that
+ * is not of these fields' making (a link, a step back) takes their place. */
+function useDraft(filters) {
+  const frame = useFrame();
+  const here = useRef({ id: "", draft: filters, timer: 0 }).current;
   const id = JSON.stringify(filters);
-  useEffect(() => setDraft(filters), [id]);
-  useEffect(() => () => clearTimeout(timer.current), []);
+  if (here.id !== id) {
+    clearTimeout(here.timer);
+    Object.assign(here, { id, draft: filters });
+  }
+  useEffect(() => () => clearTimeout(here.timer), []);
   const set = (name, value, wait = TYPING) => {
-    const next = { ...draft, [name]: value };
-    setDraft(next);
-    clearTimeout(timer.current);
-    timer.current = setTimeout(() => replace(address("tasks", next)), wait);
+    here.draft = { ...here.draft, [name]: value };
+    clearTimeout(here.timer);
+    here.timer = setTimeout(() => {
+      here.id = JSON.stringify(here.draft);
+      replace(address("tasks", here.draft));
+    }, wait);
+    frame();
   };
+  return [here.draft, set];
+}
+
+function Filters({ filters, account }) {
+  const [draft, set] = useDraft(filters);
+  const [more, setMore] = useState(Boolean(filters.since || filters.until || filters.account));
   const type = (name) => (event) => set(name, event.currentTarget.value.trim());
   const pick = (name) => (event) => set(name, fromLocal(event.currentTarget.value), 0);
   const isFiltered = Object.values(filters).some(Boolean);

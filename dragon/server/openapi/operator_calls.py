@@ -126,7 +126,8 @@ def _listing_calls() -> Iterator[Call]:
             "operator",
             "Find tasks, live",
             "A line with the list of the first page's rows, then a line with a row for each task that is new there or "
-            "has changed, once a second. The body does not end by itself.",
+            "has changed, once a second; the list again when nothing of the page before is on it, since there may be "
+            "tasks in between. The body does not end by itself.",
             {"200": answer("Rows.", content({"type": "string"}, "application/x-ndjson")), **listed},
             f'curl -N --max-time 2 "$ADDRESS$PATH?state=executing" {_AUTHORIZED} || true',
             security=_OPERATOR,
