@@ -83,6 +83,15 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
         item.obj = function
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Shows why a test failed that passed when it was tried once more: it is not to be forgotten."""
+    for report in terminalreporter.getreports("rerun"):
+        terminalreporter.section(f"failed at first: {report.nodeid}")
+        terminalreporter.write_line(report.longreprtext)
+        for title, text in report.sections:
+            terminalreporter.write_line(f"--- {title}\n{text}")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Orders the files; xdist keeps the order with --no-loadscope-reorder, and the tests of a file stay together."""
     ranks = {str(TESTS / name): rank for rank, name in enumerate(LONGEST)}

@@ -13,6 +13,7 @@ import secrets
 import time
 from bisect import bisect_left
 from collections.abc import Container, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
@@ -166,7 +167,8 @@ class Measures:
             return
         tally = self.count(name, "error" if status.status == ERROR else "success")
         if status.started is not None and status.completed is not None:
-            tally.add(status.queued, status.started, status.completed)
+            with suppress(ValueError, TypeError):  # a date that somebody has damaged in Redis: it tells no seconds
+                tally.add(status.queued, status.started, status.completed)
 
     def count(self, name: str, outcome: Outcome) -> _Tally:
         """Counts a task that has ended without having run here."""

@@ -87,7 +87,7 @@ class Worker:
         calm_collector()
         print(f"dragon worker {self._engine.id} ready: {len(self._engine.catalogue)} tasks", flush=True)
         try:
-            failure = await self._until_stopped(loops)
+            failure = await self._until_stopped([*loops, writing])
         finally:
             await self._leave(loops, writing)
             scratch.release()

@@ -130,7 +130,10 @@ class Writer:
             if not written:
                 log.info("%s refused attempt=%d: the task is another's by now, or over", write.key, write.attempt)
             if then is not None:
-                then(written)
+                try:
+                    then(written)
+                except Exception:  # an error of ours: it must not keep what others have to say from Redis
+                    log.exception("internal error behind a write of %s", write.key)
 
     async def _send_log(self, writes: list[LogWrite]) -> None:
         self._is_sending_log = True

@@ -100,7 +100,8 @@ async def hang_and_go_on(
         waiting = asyncio.ensure_future(wait_for(session, keys))
         caller = Caller(session, keys[0])
         calling = asyncio.ensure_future(caller.run())
-        await eventually(lambda: caller.worked, 45)
+        # One after the other, by which time the server has long read for the call that waits, on the same connection.
+        await eventually(lambda: len(caller.worked) > 4, 45)
         stop()
         try:
             await asyncio.sleep(HANG)

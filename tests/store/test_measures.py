@@ -105,6 +105,16 @@ async def test_what_never_ran_and_what_was_cancelled_has_no_seconds(redis: Redis
     assert await measures.mean_running(redis) == {}
 
 
+@pytest.mark.parametrize("queued", ["2026-1\ufffd-27T23:48:48.281979Z", "2026-11-27T23:48:48.281979", ""])
+async def test_a_task_whose_date_somebody_has_damaged_counts_and_has_no_seconds(redis: Redis, queued: str) -> None:
+    measured = Measures(redis, KNOWN)
+    start, end = "2026-11-27T23:48:49.000000+00:00", "2026-11-27T23:48:50.000000+00:00"
+    measured.ended("hello", Status(SUCCESS, new_key(), queued, start, end))
+    await measured.flush()
+    sample = await only(redis)
+    assert (sample.success, sample.waiting_p50, sample.running_p50) == (1, None, None)
+
+
 async def test_names_that_no_task_has_count_as_unknown_and_become_no_names_in_redis(redis: Redis) -> None:
     measured = Measures(redis, KNOWN)
     for number in range(1000):

@@ -41,6 +41,29 @@ async def test_progress_that_follows_a_start_is_not_put_in_front_of_it(redis_url
     await redis.close()
 
 
+async def test_an_error_of_who_hears_of_a_write_does_not_stop_the_writing(
+    redis_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    redis = Redis(redis_url, 20)
+    writer = Writer(redis, "w", 100, lambda: None)
+    running = asyncio.create_task(writer.run())
+    heard: list[bool] = []
+
+    def hear(accepted: bool) -> None:
+        heard.append(accepted)
+        if len(heard) == 1:
+            raise ValueError("of ours")
+
+    for _ in range(2):
+        writer.write(end(await taken(redis)), hear)
+        async with asyncio.timeout(45):
+            await writer.idle.wait()
+    assert heard == [True, True]
+    assert "of ours" in caplog.text
+    running.cancel()
+    await redis.close()
+
+
 async def taken(redis: Redis) -> Reserved:
     status = Status(QUEUED, new_key(), timestamp())
     new = NewTask(status.key, status.line(), False, "hello", b"{}", b"", "default", 3, 60, "")
