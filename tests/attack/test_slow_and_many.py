@@ -99,7 +99,7 @@ def reader(request: bytes) -> Callable[[socket.socket], Awaitable[bytes]]:
             begin = await loop.sock_recv(connection, 16)
             assert b" 200 " in begin, begin
             await asyncio.sleep(1)
-            while connection.getsockname()[1] in HELD:
+            while connection.getsockname()[1] in HELD and not was_reset(connection):
                 assert await loop.sock_recv(connection, 1), "the answer came to its end"
                 await asyncio.sleep(1)
         return b""
@@ -107,6 +107,12 @@ def reader(request: bytes) -> Callable[[socket.socket], Awaitable[bytes]]:
     return trickle
 
 
+def was_reset(connection: socket.socket) -> bool:
+    """Whether it has ended although there may be more to read; its port may be another connection's by now."""
+    return connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == TCP_CLOSE
+
+
+TCP_CLOSE = 7  # of Linux's tcpi_state
 HELD: set[int] = set()  # the ports of clients whose connections the server's kernel still has
 
 
