@@ -32,6 +32,20 @@ _SCRIPTS = "tests/store/test_scripts.py"
 
 GUARDS = [
     Guard(
+        "a worker that cannot write any more leaves",
+        "dragon/worker/main.py",
+        "self._until_stopped([*loops, writing])",
+        "self._until_stopped(loops)",
+        "tests/worker/test_leaving.py::test_a_worker_whose_writing_has_failed_leaves_instead_of_keeping_its_tasks",
+    ),
+    Guard(
+        "an error of who hears of a write does not end the writing",
+        "dragon/worker/writer.py",
+        "except Exception:  # an error of ours",
+        "except OSError:  # an error of ours",
+        "tests/worker/test_writer.py::test_an_error_of_who_hears_of_a_write_does_not_stop_the_writing",
+    ),
+    Guard(
         "the fence: a status of another owner or attempt is refused",
         _SHARED,
         "return task and task.owner == owner and task.attempt == attempt",

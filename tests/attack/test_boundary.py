@@ -193,7 +193,7 @@ async def test_jobs_planted_in_the_queues_run_nothing_and_stop_nothing(own_syste
                 ground.change(key, fields, what)
             _plant_odd_keys(ground, template)
             _plant_wrong_types(ground)
-            for number in range(scale(2000, 50)):
+            for number in range(scale(2000, 400)):
                 _plant_at_random(ground, template, number)
             worker = system.start_worker("--executors", "2")
             await _ask_about_all(ground, client.session)
