@@ -32,6 +32,13 @@ _SCRIPTS = "tests/store/test_scripts.py"
 
 GUARDS = [
     Guard(
+        "a PDF is downloaded, not opened",
+        "dragon/server/outputs.py",
+        'if kind == "application/pdf":',
+        'if kind == "":',
+        "tests/attack/test_outputs.py::test_a_pdf_runs_none_of_its_scripts_however_long_its_viewer_takes",
+    ),
+    Guard(
         "a worker that cannot write any more leaves",
         "dragon/worker/main.py",
         "self._until_stopped([*loops, writing])",

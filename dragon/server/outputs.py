@@ -50,7 +50,12 @@ class Outputs:
             raise NotFound(_GONE)
         if self._open >= self._most:
             raise Full(f"this server is sending {self._most} files, and takes no more: try again")
-        return _Sent(self, path, headers=self._headers | {"Content-Type": _served_as(filename)})
+        kind = _served_as(filename)
+        headers = self._headers | {"Content-Type": kind}
+        if kind == "application/pdf":
+            # Chromium's viewer runs a PDF's own scripts, whatever the policy says: dialogs in the name of our address.
+            headers["Content-Disposition"] = "attachment"
+        return _Sent(self, path, headers=headers)
 
     @contextlib.contextmanager
     def one_more(self) -> Iterator[None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -178,6 +179,7 @@ async def world(system: System, tmp_path: Path) -> AsyncIterator[World]:
                 ".html": "text/html",
                 ".js": "text/javascript",
                 ".xhtml": "application/xhtml+xml",
+                ".pdf": "application/pdf",
             }
             return web.Response(body=path.read_bytes(), content_type=kinds.get(path.suffix, "text/html"))
         if request.path == "/":
@@ -313,6 +315,42 @@ async def test_an_output_that_is_embedded_runs_nothing(
         f"{len(world.urls)} files in 9 kinds of tags and calls on {host}",
         "no script ran, nobody was called",
     )
+
+
+EMBED_AND_OPEN = """(url) => {
+    for (const [tag, attribute] of [["iframe", "src"], ["object", "data"], ["embed", "src"]]) {
+        const element = document.createElement(tag);
+        element.setAttribute(attribute, url);
+        document.body.append(element);
+    }
+}"""
+
+
+async def test_a_pdf_runs_none_of_its_scripts_however_long_its_viewer_takes(world: World, browser: Browser) -> None:
+    context = await browser.new_context(accept_downloads=False)
+    page = await context.new_page()
+    world.watch(page)
+
+    async def embed(url: str) -> None:
+        await page.goto(f"{world.canary}/", wait_until="load")
+        await page.evaluate(EMBED_AND_OPEN, url)
+
+    began = time.monotonic()
+    await embed(f"{world.canary}/bare/document.pdf")
+    for _ in range(1500):  # half a minute
+        if world.ran:
+            break
+        await page.wait_for_timeout(20)
+    assert world.ran, "where nothing stops it, it runs"
+    taken = time.monotonic() - began
+    await page.wait_for_timeout(500)  # there are three of them
+    world.ran.clear()
+    await embed(world.urls["document.pdf"])
+    await page.wait_for_timeout(1000 * (2 * taken + 1))
+    world.check("embedded")
+    await _visit(page, world.urls["document.pdf"])
+    await page.wait_for_timeout(1000 * (2 * taken + 1))
+    world.check("opened")
 
 
 async def test_the_errors_and_static_files_run_nothing_either(system: System, world: World, browser: Browser) -> None:
