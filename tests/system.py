@@ -21,7 +21,7 @@ import aiohttp
 import orjson
 
 from dragon.config import ROOT, Config, load_config
-from tests.waiting import PATIENCE
+from tests.waiting import PATIENCE, wait_until
 
 SECRET = {"Authorization": "Secret 123456"}
 MODULES = ("tasks", "tests.sample_tasks")
@@ -102,17 +102,6 @@ class Process:
         """SIGTERM; returns the exit code."""
         self.popen.send_signal(signal.SIGTERM)
         return self.popen.wait(timeout)
-
-
-def wait_until(condition: Callable[[], Any], timeout: float = PATIENCE, what: str = "the condition") -> Any:
-    """Polls a condition of another process until it is true."""
-    ends = time.monotonic() + timeout
-    while True:
-        found = condition()
-        if found:
-            return found
-        assert time.monotonic() < ends, f"waited {timeout} s in vain for {what}"
-        time.sleep(0.01)
 
 
 async def eventually(condition: Callable[[], Any], timeout: float = PATIENCE) -> Any:

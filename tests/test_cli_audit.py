@@ -19,7 +19,7 @@ from dragon.keys import new_keys
 from dragon.store.audit import Report
 from dragon.store.judgement import Finding
 from tests.system import environment, test_config
-from tests.waiting import wait_for
+from tests.waiting import wait_until
 
 NOBODY = "A" * 26
 
@@ -111,7 +111,7 @@ def test_wait_looks_again_until_all_is_sound(redis_url: str, tmp_path: Path) -> 
     with redis.Redis.from_url(redis_url) as client:
         client.config_resetstat()
         process = start(redis_url, tmp_path, "--wait", "50")
-        wait_for(lambda: client.info("commandstats").get("cmdstat_scan", {"calls": 0})["calls"] >= 3)
+        wait_until(lambda: client.info("commandstats").get("cmdstat_scan", {"calls": 0})["calls"] >= 3)
         assert process.poll() is None, "two looks have found something, and this is the third"
         client.flushall()
     output, _ = process.communicate(timeout=50)

@@ -23,8 +23,8 @@ import yaml
 from dragon.config import ROOT, load_config, settings
 from dragon.embedded import STOP_SECONDS
 from dragon.server.app import create_app
-from tests.system import SECRET, System, free_port, wait_until
-from tests.waiting import PATIENCE
+from tests.system import SECRET, System, free_port
+from tests.waiting import PATIENCE, wait_until
 
 DEPLOY = ROOT / "conf" / "deploy"
 UNITS = ["dragon.service", "dragon-server.service", "dragon-worker.service"]

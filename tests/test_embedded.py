@@ -24,7 +24,7 @@ from dragon.config import Config, RedisConfig
 from dragon.embedded import EmbeddedRedis, ensure, find_server, ping, redis_url, socket_path
 from dragon.errors import ConfigError
 from dragon.redis_check import check_external, mask_url
-from tests.waiting import is_alive, wait_for
+from tests.waiting import is_alive, wait_until
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ def test_data_that_the_wheel_wrote_is_read_by_any_other_server(config: Config, s
         client.hset("hash", mapping={"a": "1", "b": "2" * 2000})
         client.rpush("list", "x", "y")
         client.bgrewriteaof()
-        wait_for(lambda: not client.info("persistence")["aof_rewrite_in_progress"])
+        wait_until(lambda: not client.info("persistence")["aof_rewrite_in_progress"])
     other = config.model_copy(update={"redis": RedisConfig(server=server)})
     with EmbeddedRedis.of(other) as running, redis.Redis.from_url(running.url) as client:
         assert client.hget("hash", "b") == b"2" * 2000
@@ -150,14 +150,14 @@ def test_what_was_appended_goes_to_the_disk_once_a_second_and_not_when_there_is_
         for number in range(3):
             client.set(f"key{number}", "value" * 100)
             (log,) = (config.data_dir / "redis" / "appendonlydir").glob("*.incr.aof")
-            wait_for(lambda log=log: log.stat().st_size in sizes)  # type: ignore[misc]
+            wait_until(lambda log=log: log.stat().st_size in sizes)  # type: ignore[misc]
         assert sizes == sorted(set(sizes)), "the same data went to the disk twice"
         assert running.process is not None
         running.process.kill()
         running.process.wait()
         running.start()
         client.set("after", "value")
-        wait_for(lambda: log.stat().st_size in sizes)
+        wait_until(lambda: log.stat().st_size in sizes)
 
 
 def test_a_disk_that_does_not_take_the_data_is_named_once(
@@ -173,7 +173,7 @@ def test_a_disk_that_does_not_take_the_data_is_named_once(
     monkeypatch.setattr(os, "fdatasync", refuse)
     with EmbeddedRedis.of(config) as running, redis.Redis.from_url(running.url) as client:
         client.set("key", "value")
-        wait_for(lambda: len(tries) > 3, "it is tried again")
+        wait_until(lambda: len(tries) > 3, what="it is tried again")
     assert capfd.readouterr().err.count("does not take the embedded Redis's data") == 1
 
 
@@ -234,8 +234,8 @@ def test_a_killed_server_comes_back_with_its_data(config: Config) -> None:
         with redis.Redis.from_url(url) as client:
             client.set("key", "value")
         os.kill(pid, signal.SIGKILL)
-        wait_for(lambda: not is_alive(pid))
-        wait_for(lambda: is_ready(config))
+        wait_until(lambda: not is_alive(pid))
+        wait_until(lambda: is_ready(config))
         with redis.Redis.from_url(url) as client:
             assert client.get("key") == b"value"
     assert not is_ready(config)
@@ -261,11 +261,11 @@ def test_a_server_that_is_killed_at_its_start_is_started_again(config: Config, t
 
 def test_the_server_ends_when_its_keeper_is_killed(config: Config) -> None:
     keeper = start_keeper(config)
-    wait_for(lambda: is_ready(config))
+    wait_until(lambda: is_ready(config))
     pid = server_pid(redis_url(config))
     keeper.kill()
     keeper.wait()
-    wait_for(lambda: not is_alive(pid))
+    wait_until(lambda: not is_alive(pid))
 
 
 def test_keeper_and_server_end_when_who_wanted_them_is_killed(config: Config) -> None:
@@ -281,13 +281,13 @@ def test_keeper_and_server_end_when_who_wanted_them_is_killed(config: Config) ->
         pid = server_pid(redis_url(config))
         keeper = int((config.data_dir / "redis" / "lock").read_text())
         wanting.kill()
-    wait_for(lambda: not is_alive(pid))
-    wait_for(lambda: not is_alive(keeper))
+    wait_until(lambda: not is_alive(pid))
+    wait_until(lambda: not is_alive(keeper))
 
 
 def test_a_server_that_outlives_its_keeper_keeps_the_lock(config: Config) -> None:
     keeper = start_keeper(config)
-    wait_for(lambda: is_ready(config))
+    wait_until(lambda: is_ready(config))
     pid = server_pid(redis_url(config))
     os.kill(pid, signal.SIGSTOP)  # too busy to notice that it should end
     keeper.kill()
@@ -298,7 +298,7 @@ def test_a_server_that_outlives_its_keeper_keeps_the_lock(config: Config) -> Non
         assert not next_owner.acquire()
     finally:
         os.kill(pid, signal.SIGCONT)
-    wait_for(next_owner.acquire)
+    wait_until(next_owner.acquire)
     assert not is_alive(pid)
     next_owner.stop()
 
@@ -312,7 +312,7 @@ def test_two_that_want_the_same_data_share_one_server_and_the_second_takes_over(
             assert server_pid(same) == pid
             client.set("key", "value")
             first.close()
-            wait_for(lambda: is_ready(config))
+            wait_until(lambda: is_ready(config))
             assert server_pid(same) != pid
             assert client.get("key") == b"value"
 

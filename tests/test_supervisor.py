@@ -21,7 +21,7 @@ from dragon.embedded import ping, socket_path
 from dragon.errors import ConfigError
 from dragon.processes import next_pause
 from dragon.supervisor import server_children, settle_port, worker_child
-from tests.waiting import PATIENCE, is_alive, wait_for
+from tests.waiting import PATIENCE, is_alive, wait_until
 
 # What every script below begins with: a child that says what happens to it, and one that ignores SIGTERM.
 PROLOGUE = """
@@ -82,14 +82,14 @@ class Running:
         return self.text.splitlines()
 
     def wait_for(self, line: str, times: int = 1) -> None:
-        wait_for(lambda: self.lines.count(line) >= times, f"{line!r} {times} times in\n{self.text}")
+        wait_until(lambda: self.lines.count(line) >= times, what=f"{line!r} {times} times in\n{self.text}")
 
     def pids(self, name: str) -> list[int]:
         """Of all lives of a child, so far."""
         return [int(pid) for pid in re.findall(rf"^{name} is (\d+)$", self.text, re.MULTILINE)]
 
     def wait_for_pid(self, name: str, life: int = 1) -> int:
-        return wait_for(lambda: self.pids(name)[life - 1 :], f"life {life} of {name} in\n{self.text}")[0]
+        return wait_until(lambda: self.pids(name)[life - 1 :], what=f"life {life} of {name} in\n{self.text}")[0]
 
     def end(self, number: int = signal.SIGTERM) -> int:
         self.process.send_signal(number)
@@ -168,7 +168,7 @@ def test_a_child_that_keeps_dying_at_once_is_explained(start: Start) -> None:
         "processes.FIRST_PAUSE, supervisor.QUICK_DEATH = 0.01, 20.0; run(child('server', code='raise SystemExit(3)'))"
     )
     sentence = r"server has now died 5 times right after its start, so this will not heal by itself"
-    wait_for(lambda: re.search(sentence, running.text), "the explanation")
+    wait_until(lambda: re.search(sentence, running.text), what="the explanation")
     assert "dragon: server has ended (exit code 3), starting it again in 0.01 s" in running.lines
     assert running.end() == 0
 
@@ -222,7 +222,7 @@ def test_nothing_is_left_when_the_supervisor_is_killed(start: Start) -> None:
     pids = [running.wait_for_pid(name) for name in ("redis", "worker", "server")]
     running.end(signal.SIGKILL)
     for pid in pids:
-        wait_for(lambda pid=pid: not is_alive(pid))  # type: ignore[misc]
+        wait_until(lambda pid=pid: not is_alive(pid))  # type: ignore[misc]
 
 
 # A child with a child of its own, which runs in another session: nobody's group, nobody's terminal.
@@ -242,7 +242,7 @@ def test_what_a_killed_child_leaves_behind_ends_too(start: Start) -> None:
     running = start(FORKING)
     same, other = running.wait_for_pid("same"), running.wait_for_pid("other")
     os.kill(running.wait_for_pid("worker"), signal.SIGKILL)
-    wait_for(lambda: not is_alive(same))  # at once: it was of the worker's session
+    wait_until(lambda: not is_alive(same))  # at once: it was of the worker's session
     running.wait_for_pid("worker", life=2)
     assert running.end() == 0
     assert not any(is_alive(pid) for pid in (other, *running.pids("same"), *running.pids("other")))
@@ -309,7 +309,7 @@ def whole(start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     monkeypatch.setenv("DRAGON_DATA", str(config.data))
     monkeypatch.setenv("PORT", "0")
     running = start(UP)
-    wait_for(lambda: "dragon is ready" in running.text or running.process.poll() is not None)
+    wait_until(lambda: "dragon is ready" in running.text or running.process.poll() is not None)
     assert running.process.poll() is None, running.text
     yield running, config
     if not socket_path(config).is_relative_to(tmp_path):
@@ -337,7 +337,7 @@ def test_up_starts_a_killed_redis_again(whole: tuple[Running, Config]) -> None:
     running, config = whole
     first = redis_pid(config)
     os.kill(first, signal.SIGKILL)
-    wait_for(lambda: not is_alive(first) and ping(socket_path(config)) == "ready")
+    wait_until(lambda: not is_alive(first) and ping(socket_path(config)) == "ready")
     assert redis_pid(config) != first
     assert running.end() == 0
     assert len(running.pids("server")) == 1
@@ -347,7 +347,7 @@ def test_up_starts_a_killed_keeper_again(whole: tuple[Running, Config]) -> None:
     running, config = whole
     first = redis_pid(config)
     os.kill(int((config.data_dir / "redis" / "lock").read_text()), signal.SIGKILL)
-    wait_for(lambda: not is_alive(first) and ping(socket_path(config)) == "ready")
+    wait_until(lambda: not is_alive(first) and ping(socket_path(config)) == "ready")
     assert running.end() == 0
 
 
@@ -357,7 +357,7 @@ def test_up_leaves_nothing_when_it_is_killed(whole: tuple[Running, Config]) -> N
     assert len(pids) == 3
     running.end(signal.SIGKILL)
     for pid in pids:
-        wait_for(lambda pid=pid: not is_alive(pid))  # type: ignore[misc]
+        wait_until(lambda pid=pid: not is_alive(pid))  # type: ignore[misc]
     assert ping(socket_path(config)) == "away"
 
 

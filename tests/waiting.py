@@ -14,13 +14,13 @@ T = TypeVar("T")
 PATIENCE = 30.0
 
 
-def wait_for(condition: Callable[[], T], what: str = "", seconds: float = PATIENCE) -> T:
+def wait_until(condition: Callable[[], T], timeout: float = PATIENCE, what: str = "") -> T:
     """Returns the first true value of `condition`; fails the test when there is none in time."""
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what or condition}"
+    ends = time.monotonic() + timeout
+    while not (found := condition()):
+        assert time.monotonic() < ends, f"waited {timeout} s in vain for {what or condition}"
         time.sleep(0.01)
-    return value
+    return found
 
 
 def is_alive(pid: int) -> bool:

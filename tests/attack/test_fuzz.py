@@ -33,7 +33,8 @@ from dragon.embedded import EmbeddedRedis, find_server
 from tests.attack.wire import DEADLINE, Heard, Wire, request_of
 from tests.figures import FULL, note, scale, seeded
 from tests.server.talking import check_error_shape, gauge
-from tests.system import System, running_system, test_config, wait_until
+from tests.system import System, running_system, test_config
+from tests.waiting import wait_until
 
 UNKNOWN = "A" * 26
 RIGHT = {"Authorization": "Secret 123456"}

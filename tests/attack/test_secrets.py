@@ -31,7 +31,8 @@ from dragon.signing import sign_url
 from tests.attack.prying_tasks import CANARY, memory_canaries
 from tests.attack.wire import Heard, Wire
 from tests.figures import note
-from tests.system import MODULES, Process, System, environment, free_port, test_config, wait_until
+from tests.system import MODULES, Process, System, environment, free_port, test_config
+from tests.waiting import wait_until
 
 HELLO = {"task_name": "hello"}
 UNKNOWN = "A" * 26

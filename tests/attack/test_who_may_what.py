@@ -28,7 +28,8 @@ from dragon.server.app import create_app
 from dragon.signing import sign_url
 from tests.attack.wire import Heard, Wire
 from tests.figures import FULL, note, scale, seeded
-from tests.system import System, test_config, wait_until
+from tests.system import System, test_config
+from tests.waiting import wait_until
 
 UNKNOWN = "A" * 26
 HELLO = {"task_name": "hello"}

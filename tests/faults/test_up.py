@@ -16,8 +16,8 @@ from dragon.processes import children_of
 from tests.auditing import assert_sound
 from tests.figures import FULL, note, scale, seeded
 from tests.following import Crowd
-from tests.system import Client, Process, System, eventually, test_config, wait_until
-from tests.waiting import is_alive
+from tests.system import Client, Process, System, eventually, test_config
+from tests.waiting import is_alive, wait_until
 
 _families: dict[Path, set[int]] = {}  # by data folder: the supervisors, and what was seen below them
 

@@ -14,7 +14,8 @@ from dragon.store import names, tasks
 from dragon.store.tasks import State
 from dragon.worker.engine import MOST_STILLBORN
 from tests.auditing import assert_sound
-from tests.system import MODULES, Client, System, eventually, wait_until
+from tests.system import MODULES, Client, System, eventually
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(180)  # of which a busy machine may need more than the usual minute
 
